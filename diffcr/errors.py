@@ -7,3 +7,17 @@ class InputError(ValueError):
 
 class FitError(RuntimeError):
     """A fit that finished without reaching its maximum, where a maximum was required. Exit code 3."""
+
+
+def require_float64(what: str) -> None:
+    """Refuse to run `what` on 32-bit floats, and say how to turn on 64-bit ones.
+
+    Raises:
+        RuntimeError: If JAX runs without 64-bit floats.
+    """
+    import jax
+
+    if not jax.config.jax_enable_x64:
+        raise RuntimeError(
+            f"{what} needs 64-bit floats: call jax.config.update('jax_enable_x64', True) before anything else"
+        )

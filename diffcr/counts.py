@@ -1,0 +1,149 @@
+"""Expected counts mu = I N A, their marginals, and Poisson draws of the marginals."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .errors import InputError
+from .grid import correlate, local_view, rate_seen
+
+
+def expected_counts(
+    rate: Float[Array, " time"],
+    acceptance: Float[Array, "ring ra"],
+    relative_intensity: Float[Array, "ring ra"],
+) -> Float[Array, "time ring ra"]:
+    """mu[tau, r, h] = N_tau A[r, h] I[r, (tau - h) mod n]: the whole cube, for small grids and for checks.
+
+    Args:
+        rate: N_tau, expected counts per time bin for I = 1 where the acceptance sums to 1.
+        acceptance: Relative acceptance A of the local cells (ring, hour_angle).
+        relative_intensity: I of the sky cells (ring, ra).
+    """
+    times = jnp.arange(rate.shape[0])
+    seen = jax.vmap(lambda tau: local_view(relative_intensity, tau))(times)
+    return rate[:, None, None] * acceptance * seen
+
+
+class MarginalCounts(NamedTuple):
+    """Marginals of a (time, ring, hour_angle) cube of counts.
+
+    Attributes:
+        sky: Sum at fixed right-ascension bin (tau - h) mod n, shape (ring, ra).
+        time: Sum over the local sky, shape (time,).
+        local: Sum over time, shape (ring, hour_angle).
+        half: Sum over the east (0) and west (1) half of each ring, shape (half, ring, time).
+    """
+
+    sky: Array | np.ndarray
+    time: Array | np.ndarray
+    local: Array | np.ndarray
+    half: Array | np.ndarray
+
+
+def expected_marginals(
+    rate: Float[Array, " time"],
+    acceptance: Float[Array, "ring ra"],
+    relative_intensity: Float[Array, "ring ra"],
+) -> MarginalCounts:
+    """Marginals of `expected_counts` by FFT, without the cube. Differentiable."""
+    n = rate.shape[0]
+    halves = jnp.stack([acceptance * east_weight(n), acceptance * (1 - east_weight(n))])
+    half = jax.vmap(jax.vmap(lambda a, i: rate_seen(a[None], i[None])), (0, None))(halves, relative_intensity)
+    return MarginalCounts(
+        sky=relative_intensity * correlate(rate, acceptance),
+        time=rate * rate_seen(acceptance, relative_intensity),
+        local=acceptance * correlate(rate, relative_intensity),
+        half=rate * half,
+    )
+
+
+def east_weight(n: int) -> np.ndarray:
+    """Part of each hour-angle bin that lies in the east (hour angle in (-pi, 0)), shape (n,).
+
+    Bins are centred on h * 2 pi / n, so that the one on the meridian (and for even n the opposite one) is halved.
+    """
+    h = np.arange(n)
+    signed = np.minimum(h, n - h)
+    return np.where((signed == 0) | (2 * h == n), 0.5, np.where(h > n / 2, 1.0, 0.0))
+
+
+def draw_marginals(
+    rng: np.random.Generator,
+    rate: np.ndarray,
+    acceptance: np.ndarray,
+    relative_intensity: np.ndarray,
+    weight_spread: float = 0.0,
+) -> tuple[MarginalCounts, MarginalCounts | None, int]:
+    """Poisson counts of every (time, ring, hour angle) cell, summed into marginals ring by ring.
+
+    One ring is held at a time. With log-normal weights of the given spread (mean 1), cells hold sums of
+    weights; sums over many events (above 1000 in a cell) are drawn from their normal limit.
+
+    Args:
+        rng: NumPy generator (its Poisson is ten times faster than JAX's on a CPU).
+        rate: Expected counts per time bin, shape (time,).
+        acceptance: Relative acceptance (ring, hour_angle), sums to 1.
+        relative_intensity: Sky (ring, ra), non-negative.
+        weight_spread: Standard deviation of the logarithm of the weights; 0 for unit weights.
+
+    Returns:
+        Marginals of the (weighted) counts, marginals of the squared weights (None for unit weights), and the
+        number of events.
+
+    Raises:
+        InputError: If an expected count is negative or not finite.
+    """
+    rings, n = acceptance.shape
+    for name, values in (("rate", rate), ("acceptance", acceptance), ("relative intensity", relative_intensity)):
+        if not np.all(np.isfinite(values)) or np.min(values) < 0:
+            raise InputError(f"the {name} is negative or not finite somewhere: no counts can be drawn from it")
+    sums = [_empty(rings, n), _empty(rings, n)] if weight_spread > 0 else [_empty(rings, n)]
+    # Right-ascension bin of (time, hour angle).
+    column = (np.arange(n)[:, None] - np.arange(n)) % n
+    events = 0
+    for ring in np.flatnonzero(acceptance.sum(axis=1) > 0):
+        seen = np.flatnonzero(acceptance[ring])
+        mu = rate[:, None] * acceptance[ring, seen] * relative_intensity[ring, column[:, seen]]
+        drawn = rng.poisson(mu)
+        events += int(drawn.sum())
+        cells = [drawn] if weight_spread == 0 else _weight_sums(rng, drawn, weight_spread)
+        east = rng.binomial(drawn, np.broadcast_to(east_weight(n)[seen], drawn.shape)) / np.maximum(drawn, 1)
+        for total, cell in zip(sums, cells, strict=True):
+            total.sky[ring] = np.bincount(column[:, seen].ravel(), cell.ravel().astype(float), n)
+            total.local[ring, seen] = cell.sum(axis=0)
+            total.time[:] += cell.sum(axis=1)
+            total.half[0, ring] = (cell * east).sum(axis=1)
+            total.half[1, ring] = (cell * (1 - east)).sum(axis=1)
+    return sums[0], (sums[1] if weight_spread > 0 else None), events
+
+
+def _empty(rings: int, n: int) -> MarginalCounts:
+    return MarginalCounts(np.zeros((rings, n)), np.zeros(n), np.zeros((rings, n)), np.zeros((2, rings, n)))
+
+
+def _weight_sums(rng: np.random.Generator, drawn: np.ndarray, spread: float) -> list[np.ndarray]:
+    """Sums of w and of w^2 over `drawn` events per cell, for log-normal weights of mean 1."""
+    first, second = np.zeros(drawn.shape), np.zeros(drawn.shape)
+    many = drawn > 1000
+    few = np.where(many, 0, drawn).ravel()
+    weight = np.exp(spread * rng.standard_normal(int(few.sum())) - spread**2 / 2)
+    owner = np.repeat(np.arange(few.size), few)
+    first += np.bincount(owner, weight, few.size).reshape(drawn.shape)
+    second += np.bincount(owner, weight**2, few.size).reshape(drawn.shape)
+    if many.any():
+        moment = np.exp(spread**2 * np.array([k * (k - 1) / 2 for k in range(5)]))  # E[w^k]
+        covariance = np.array(
+            [
+                [moment[2] - 1, moment[3] - moment[2]],
+                [moment[3] - moment[2], moment[4] - moment[2] ** 2],
+            ]
+        )
+        noise = rng.standard_normal((int(many.sum()), 2)) @ np.linalg.cholesky(covariance).T
+        number = drawn[many]
+        first[many] += number + np.sqrt(number) * noise[:, 0]
+        second[many] += moment[2] * number + np.sqrt(number) * noise[:, 1]
+    return [first, second]

@@ -1,0 +1,463 @@
+r"""Real spherical harmonics: sums on the ring grid, values at directions, C_l, and the way to the dipole and healpy.
+
+A field is $f(n) = \sum_{lm} s_{lm} R_{lm}(n)$ with longitude the right ascension and latitude the declination.
+The basis has no Condon-Shortley phase and is orthonormal over the sphere:
+
+$$ R_{l0} = Y_{l0}, \quad R_{l,m} = (-1)^m \sqrt2\, \mathrm{Re}\, Y_{lm}, \quad
+   R_{l,-m} = (-1)^m \sqrt2\, \mathrm{Im}\, Y_{lm} \quad (m > 0), $$
+
+so m > 0 goes with cos(m RA) and m < 0 with sin(|m| RA). Coefficients have shape (..., (l_max + 1)**2); the entry
+of (l, m) is `index(l, m)`. Legendre functions are fully normalised and stable to l of about 1000 in 64-bit floats.
+"""
+
+import math
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Complex, Float, Int
+
+from .errors import InputError
+from .grid import RingGrid
+
+AnyArray = Array | np.ndarray
+
+
+def index(l: int, m: int) -> int:
+    """Place of the coefficient s_lm, m = -l..l, along the last axis."""
+    if abs(m) > l:
+        raise InputError(f"there is no multipole (l, m) = ({l}, {m}): the order m goes from -l to l")
+    return l * l + l + m
+
+
+def degrees_and_orders(l_max: int) -> tuple[Int[np.ndarray, " coefficient"], Int[np.ndarray, " coefficient"]]:
+    """Degree l and order m of every coefficient, in the order of the last axis."""
+    degree = np.repeat(np.arange(l_max + 1), 2 * np.arange(l_max + 1) + 1)
+    return degree, np.arange((l_max + 1) ** 2) - degree * degree - degree
+
+
+def ring_basis(grid: RingGrid, l_max: int, cell_average: bool = True) -> Float[np.ndarray, "l m ring"]:
+    """The basis on the rings of a grid: its amplitude in right ascension, for m >= 0.
+
+    R_{l,m} = basis[l, m, ring] cos(m RA) and R_{l,-m} = basis[l, m, ring] sin(m RA) at the bin centres RA.
+
+    Args:
+        grid: The ring grid.
+        l_max: Highest degree.
+        cell_average: Whether to average over the solid angle of each cell, which is what binned counts see;
+            otherwise the value at the cell centre.
+
+    Returns:
+        Read-only 64-bit array of shape (l_max + 1, l_max + 1, n_ring), zero where m > l.
+    """
+    return _ring_basis(grid.n_ring, grid.n_ra, l_max, cell_average)
+
+
+def synthesis(
+    coefficients: Float[AnyArray, "*batch coefficient"], grid: RingGrid, cell_average: bool = False
+) -> Float[Array, "*batch ring ra"]:
+    """The field on a ring grid: Legendre sums for each order m, then one FFT along each ring.
+
+    Args:
+        coefficients: Real multipoles, shape (..., (l_max + 1)**2).
+        grid: The ring grid, with n_ra > 2 l_max.
+        cell_average: Give the solid-angle average over each cell, in place of the value at its centre.
+
+    Returns:
+        Field of shape (..., n_ring, n_ra), in the unit of the coefficients.
+
+    Raises:
+        InputError: If the grid has too few right-ascension bins for this l_max.
+    """
+    coefficients = _floats(coefficients)
+    l_max = _l_max(coefficients)
+    _require_bins(grid, l_max)
+    dtype = coefficients.dtype
+    table = _table(grid.n_ring, grid.n_ra, l_max, cell_average, dtype.name)
+    cosine, sine = _places(l_max)
+    flat = coefficients.reshape(-1, coefficients.shape[-1])
+    parts = jnp.stack([flat[:, cosine], flat[:, sine]])
+    modes = jnp.einsum("mrl,kbml->kbrm", table, parts, precision=jax.lax.Precision.HIGHEST)
+    # irfft wants the complex amplitudes n/2 (C - iS) at bin starts; ours are at the centres, half a bin later.
+    orders = np.arange(l_max + 1)
+    turn = np.where(orders == 0, 1, 0.5) * grid.n_ra * np.exp(0.5j * orders * grid.step)
+    turn = jnp.asarray(turn, jnp.result_type(dtype, jnp.complex64))
+    sky = jnp.fft.irfft(jax.lax.complex(modes[0], -modes[1]) * turn[None, None], n=grid.n_ra, axis=-1)
+    return sky.reshape(*coefficients.shape[:-1], *grid.shape)
+
+
+def analysis(
+    sky: Float[AnyArray, "*batch ring ra"], grid: RingGrid, l_max: int
+) -> Float[Array, "*batch coefficient"]:
+    """Multipoles of a field given at the cell centres, the inverse of `synthesis`.
+
+    Fejer's first rule in cos(theta) (its nodes are the ring centres) makes this exact for a field without
+    power above l_max. Power above it leaks in; a map of cell averages comes out multiplied by the cell's window.
+
+    Args:
+        sky: Field at the cell centres, shape (..., n_ring, n_ra), finite everywhere.
+        grid: The ring grid, with n_ring > 2 l_max and n_ra > 2 l_max.
+        l_max: Highest degree.
+
+    Returns:
+        Coefficients of shape (..., (l_max + 1)**2).
+
+    Raises:
+        InputError: If the grid is too coarse for l_max, the sky has another shape, or is not finite.
+    """
+    if sky.shape[-2:] != grid.shape:
+        raise InputError(
+            f"sky has shape {sky.shape}, but the grid has {grid.n_ring} rings of {grid.n_ra} cells: "
+            "pass the grid the map was made on"
+        )
+    if l_max > (grid.n_ring - 1) // 2:
+        raise InputError(
+            f"l_max = {l_max} cannot be analysed exactly on {grid.n_ring} rings: use at least {2 * l_max + 1} "
+            f"rings, or l_max <= {(grid.n_ring - 1) // 2}"
+        )
+    _require_bins(grid, l_max)
+    if not isinstance(sky, jax.core.Tracer):
+        bad = np.argwhere(~np.isfinite(np.asarray(sky)))
+        if len(bad):
+            raise InputError(
+                f"sky must be finite for a harmonic analysis: {len(bad)} of {sky.size} cells are not, the first is "
+                f"sky{bad[0].tolist()}; fill the unexposed cells, or fit the multipoles where there are data"
+            )
+    sky = _floats(sky)
+    dtype = sky.dtype
+    table = _table(grid.n_ring, grid.n_ra, l_max, False, dtype.name)
+    flat = sky.reshape(-1, *grid.shape)
+    orders = np.arange(l_max + 1)
+    turn = np.outer(_fejer_weights(grid.n_ring) * grid.step, np.exp(-0.5j * orders * grid.step))
+    turn = jnp.asarray(turn, jnp.result_type(dtype, jnp.complex64))
+    modes = jnp.fft.rfft(flat, axis=-1)[..., : l_max + 1] * turn[None]
+    parts = jnp.stack([modes.real, -modes.imag])
+    sums = jnp.einsum("mrl,kbrm->kbml", table, parts, precision=jax.lax.Precision.HIGHEST)
+    degree, order = degrees_and_orders(l_max)
+    values = sums[np.where(order < 0, 1, 0), :, np.abs(order), degree].T
+    return values.reshape(*sky.shape[:-2], -1)
+
+
+def evaluate(
+    coefficients: Float[AnyArray, "*batch coefficient"], longitude: ArrayLike, latitude: ArrayLike
+) -> Float[Array, "*result"]:
+    """The field at given directions; smooth there, poles included.
+
+    For whole maps `synthesis` is far faster: this costs (l_max + 1)**2 operations per direction, and its
+    reverse-mode gradient that many stored numbers.
+
+    Args:
+        coefficients: Real multipoles, shape (*batch, (l_max + 1)**2).
+        longitude: Right ascension [rad].
+        latitude: Declination [rad]; it and the longitude broadcast to the shape (*points).
+
+    Returns:
+        Field of shape (*batch, *points), in the unit of the coefficients.
+    """
+    longitude, latitude = jnp.broadcast_arrays(_floats(longitude), _floats(latitude))
+    level = jnp.cos(latitude)
+    direction = jnp.stack(
+        [level * jnp.cos(longitude), level * jnp.sin(longitude), jnp.sin(latitude)], axis=-1
+    )
+    return _at_directions(_floats(coefficients), direction)
+
+
+def rotate(
+    coefficients: Float[AnyArray, "*batch coefficient"], matrix: Float[AnyArray, "3 3"]
+) -> Float[Array, "*batch coefficient"]:
+    """Multipoles of the rotated field f'(R n) = f(n): what stood at n now stands at R n.
+
+    With R the matrix that turns coordinates of one frame into those of another (R @ n_old = n_new), these are
+    the multipoles of the same sky in the new frame. Exact: the rotated field is evaluated on a grid that
+    integrates it exactly. -R, a rotation and a parity, is allowed.
+
+    Raises:
+        InputError: If the matrix is not orthogonal to 1e-5.
+    """
+    coefficients, matrix = _floats(coefficients), _floats(matrix)
+    if not isinstance(matrix, jax.core.Tracer):
+        deviation = np.max(np.abs(np.asarray(matrix) @ np.asarray(matrix).T - np.eye(3)))
+        if not deviation < 1e-5:
+            raise InputError(
+                f"matrix must be a rotation: R R^T differs from the identity by {deviation:.1e}; "
+                "its columns are the images of the three axes, orthogonal and of unit length"
+            )
+    l_max = _l_max(coefficients)
+    size = max(4, 2 * l_max + 2)
+    grid = RingGrid(size, size)
+    dec, ra = np.meshgrid(grid.declination, grid.right_ascension, indexing="ij")
+    new = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
+    # A row vector times R is R^T n: the direction that is carried to n.
+    old = jnp.matmul(
+        jnp.asarray(new.reshape(-1, 3), matrix.dtype), matrix, precision=jax.lax.Precision.HIGHEST
+    )
+    values = _at_directions(coefficients, old)
+    return analysis(values.reshape(*coefficients.shape[:-1], *grid.shape), grid, l_max)
+
+
+def dipole_to_coefficients(dipole: Float[AnyArray, "*batch 3"]) -> Float[Array, "*batch 4"]:
+    """Multipoles (l_max = 1, no monopole) of the field delta . n: s_1m = sqrt(4 pi / 3) (delta_y, delta_z, delta_x).
+
+    The components are towards RA 0 h, RA 6 h and the north pole (delta_0h, delta_6h, delta_N).
+    """
+    dipole = _floats(dipole)
+    rows = jnp.stack(
+        [jnp.zeros_like(dipole[..., 0]), dipole[..., 1], dipole[..., 2], dipole[..., 0]], axis=-1
+    )
+    return rows * math.sqrt(4 * math.pi / 3)
+
+
+def coefficients_to_dipole(coefficients: Float[AnyArray, "*batch coefficient"]) -> Float[Array, "*batch 3"]:
+    """Dipole vector (delta_0h, delta_6h, delta_N) of multipoles of a relative intensity, of any l_max >= 1."""
+    coefficients = _floats(coefficients)
+    if _l_max(coefficients) < 1:
+        raise InputError(
+            "a monopole alone has no dipole: coefficients must reach l_max = 1, 4 entries or more"
+        )
+    places = np.array([index(1, 1), index(1, -1), index(1, 0)])
+    return coefficients[..., places] * math.sqrt(3 / (4 * math.pi))
+
+
+def power_spectrum(coefficients: Float[AnyArray, "*batch coefficient"]) -> Float[Array, "*batch l"]:
+    """Angular power C_l = sum over m of s_lm^2 / (2 l + 1), shape (..., l_max + 1); C_1 = (4 pi / 9) |delta|^2."""
+    coefficients = _floats(coefficients)
+    degree, _ = degrees_and_orders(_l_max(coefficients))
+    power = jnp.zeros((*coefficients.shape[:-1], degree[-1] + 1), coefficients.dtype)
+    weight = jnp.asarray(1 / (2 * degree + 1), coefficients.dtype)
+    return power.at[..., degree].add(jnp.einsum("...i,...i,i->...i", coefficients, coefficients, weight))
+
+
+def two_point(power: Float[AnyArray, "*batch l"], cos_eta: ArrayLike) -> Float[Array, "*result"]:
+    r"""Two-point correlation of a field of given power at angular separation eta,
+
+    $$ \xi(\eta) = \frac{1}{4\pi} \sum_l (2 l + 1) C_l P_l(\cos\eta). $$
+
+    Args:
+        power: C_l from l = 0, shape (*batch, l_max + 1).
+        cos_eta: Cosine of the separation, shape (*points).
+
+    Returns:
+        xi of shape (*batch, *points); at cos_eta = 1 it is the variance of the field.
+    """
+    power, cos_eta = _floats(power), _floats(cos_eta)
+    degree = np.arange(power.shape[-1])
+    rows = (
+        power.reshape(-1, len(degree))
+        * jnp.asarray(np.sqrt((2 * degree + 1) / (4 * np.pi)), power.dtype)[None]
+    )
+    sums = _legendre_sums(rows.T[:, None], cos_eta.reshape(-1))[0]
+    return sums.reshape(*power.shape[:-1], *cos_eta.shape)
+
+
+def power_from_two_point(values: Float[AnyArray, "*batch node"], l_max: int) -> Float[Array, "*batch l"]:
+    r"""C_l = 2 pi times the integral of xi P_l over cos(eta), the inverse of `two_point`.
+
+    Args:
+        values: xi at the nodes `numpy.polynomial.legendre.leggauss(n)[0]` of cos(eta), ascending, shape (..., n).
+        l_max: Highest degree, below n.
+
+    Returns:
+        C_l, shape (..., l_max + 1); exact where xi has no power above 2 n - 1 - l_max.
+    """
+    values = _floats(values)
+    nodes = values.shape[-1]
+    if l_max >= nodes:
+        raise InputError(
+            f"l_max = {l_max} needs more than {nodes} Gauss-Legendre nodes: use at least {l_max + 1}"
+        )
+    cosine, weight = np.polynomial.legendre.leggauss(nodes)
+    matrix = 2 * np.pi * weight[:, None] * np.polynomial.legendre.legvander(cosine, l_max)
+    return jnp.matmul(values, jnp.asarray(matrix, values.dtype), precision=jax.lax.Precision.HIGHEST)
+
+
+def to_healpy(coefficients: Float[AnyArray, "*batch coefficient"]) -> Complex[np.ndarray, "*batch alm"]:
+    """Complex a_lm (with Condon-Shortley phase, m >= 0) in healpy's order, which runs through l for each m."""
+    coefficients = np.asarray(coefficients, float)
+    l_max = _l_max(coefficients)
+    degree, order = _healpy_order(l_max)
+    middle = degree * degree + degree
+    alm = coefficients[..., middle + order] - 1j * coefficients[..., middle - order]
+    return np.where(order == 0, coefficients[..., middle], alm * (-1.0) ** order / np.sqrt(2))
+
+
+def from_healpy(alm: Complex[np.ndarray, "*batch alm"], l_max: int) -> Float[Array, "*batch coefficient"]:
+    """Real multipoles up to l_max of complex a_lm in healpy's order; those above l_max are dropped.
+
+    Raises:
+        InputError: If alm is not a full triangle (m up to l), or reaches less far than l_max.
+    """
+    count = alm.shape[-1]
+    stored = (math.isqrt(8 * count + 1) - 3) // 2
+    if count != (stored + 1) * (stored + 2) // 2 or count == 0:
+        raise InputError(
+            f"alm has {count} entries, not (l_max + 1)(l_max + 2)/2 for any l_max: compute it with mmax = lmax"
+        )
+    if l_max > stored:
+        raise InputError(
+            f"alm reaches l = {stored}, not l_max = {l_max}: compute it with lmax = {l_max} or more"
+        )
+    degree, order = degrees_and_orders(l_max)
+    size = np.abs(order)
+    values = alm[..., size * (2 * stored + 1 - size) // 2 + degree]
+    phase = (-1.0) ** order * np.sqrt(2)
+    parts = np.where(order > 0, phase * values.real, -phase * values.imag)
+    return jnp.asarray(np.where(order == 0, values.real, parts))
+
+
+def _floats(values: ArrayLike) -> Array:
+    """As a JAX array of floats: 32-bit ones stay 32-bit, whole numbers become the default float type."""
+    values = jnp.asarray(values)
+    return values.astype(jnp.result_type(values.dtype, float))
+
+
+def _l_max(coefficients: AnyArray) -> int:
+    count = coefficients.shape[-1] if coefficients.ndim else 0
+    l_max = math.isqrt(count) - 1
+    if count == 0 or (l_max + 1) ** 2 != count:
+        raise InputError(
+            f"coefficients must have (l_max + 1)**2 entries along the last axis (1, 4, 9, 16, ...), not {count}"
+        )
+    return l_max
+
+
+def _require_bins(grid: RingGrid, l_max: int) -> None:
+    if 2 * l_max >= grid.n_ra:
+        raise InputError(
+            f"a grid of {grid.n_ra} right-ascension bins is too coarse for l_max = {l_max}: use n_ra >= "
+            f"{2 * l_max + 1}, or l_max <= {(grid.n_ra - 1) // 2}"
+        )
+
+
+def _places(l_max: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where s_lm and s_l,-m stand, both [m, l]; 0 where m > l, as the basis is zero there."""
+    order, degree = np.ogrid[: l_max + 1, : l_max + 1]
+    middle = degree * degree + degree
+    return tuple(np.where(order <= degree, middle + sign * order, 0) for sign in (1, -1))
+
+
+def _healpy_order(l_max: int) -> tuple[np.ndarray, np.ndarray]:
+    order = np.repeat(np.arange(l_max + 1), np.arange(l_max + 1, 0, -1))
+    degree = np.concatenate([np.arange(m, l_max + 1) for m in range(l_max + 1)])
+    return degree, order
+
+
+@lru_cache(maxsize=16)
+def _recursion(l_max: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Constants of lambda_lm = a_lm (z lambda_{l-1,m} - b_lm lambda_{l-2,m}) and of lambda_mm = seed_m cos(dec)^m.
+
+    lambda_lm cos(m RA) and lambda_lm sin(m RA) are R_{l,m} and R_{l,-m}: the seeds hold the sqrt(2) of m > 0.
+    a is zero for l <= m. Holmes & Featherstone (2002), J. Geodesy 76, 279.
+    """
+    l, m = np.ogrid[: l_max + 1, : l_max + 1]
+    inside = l > m
+    gap = np.where(inside, l * l - m * m, 1)
+    a = np.where(inside, np.sqrt((4 * l * l - 1.0) / gap, where=inside, out=np.zeros(gap.shape)), 0.0)
+    b = np.where(inside, ((l - 1) ** 2 - m * m) / (4.0 * (l - 1) ** 2 - 1), 0.0)
+    k = np.arange(1, l_max + 1)
+    seed = np.concatenate([[1.0], np.sqrt(2) * np.cumprod(np.sqrt((2 * k + 1) / (2 * k)))]) / np.sqrt(
+        4 * np.pi
+    )
+    b = np.sqrt(np.maximum(b, 0))
+    for array in (a, b, seed):
+        array.flags.writeable = False
+    return a, b, seed
+
+
+def _legendre(declination: np.ndarray, l_max: int) -> np.ndarray:
+    """lambda_lm at declinations [rad], shape (l_max + 1, l_max + 1, n); zero where m > l."""
+    a, b, seed = _recursion(l_max)
+    z, level = np.sin(declination), np.cos(declination)
+    values = np.zeros((l_max + 1, l_max + 1, len(z)))
+    for l in range(l_max + 1):
+        if l:
+            values[l] = a[l, :, None] * z * values[l - 1]
+        if l > 1:
+            values[l] -= (a[l] * b[l])[:, None] * values[l - 2]
+        values[l, l] = seed[l] * level**l
+    return values
+
+
+@lru_cache(maxsize=4)
+def _ring_basis(n_ring: int, n_ra: int, l_max: int, cell_average: bool) -> np.ndarray:
+    grid = RingGrid(n_ring, n_ra)
+    if not cell_average:
+        basis = _legendre(grid.declination, l_max)
+    else:
+        width = np.pi / n_ring
+        # Gauss-Legendre of p nodes integrates a wave of phase l width / 2 to rounding once p exceeds it by 12.
+        node, weight = np.polynomial.legendre.leggauss(12 + math.ceil(l_max * width / 2))
+        basis = np.zeros((l_max + 1, l_max + 1, n_ring))
+        area = np.zeros(n_ring)
+        for x, w in zip(node, weight, strict=True):
+            declination = grid.declination + x * width / 2
+            basis += w * np.cos(declination) * _legendre(declination, l_max)
+            area += w * np.cos(declination)
+        basis /= area
+        # np.sinc(x) is sin(pi x) / (pi x).
+        basis *= np.sinc(np.arange(l_max + 1) / n_ra)[:, None]
+    basis.flags.writeable = False
+    return basis
+
+
+@lru_cache(maxsize=8)
+def _table(n_ring: int, n_ra: int, l_max: int, cell_average: bool, dtype: str) -> np.ndarray:
+    """The basis as [m, ring, l], contiguous along the sum of a synthesis."""
+    table = np.ascontiguousarray(_ring_basis(n_ring, n_ra, l_max, cell_average).transpose(1, 2, 0), dtype)
+    table.flags.writeable = False
+    return table
+
+
+@lru_cache(maxsize=16)
+def _fejer_weights(n_ring: int) -> np.ndarray:
+    """Weights of the ring centres for integrals over sin(dec). Waldvogel (2006), BIT 46, 195, eq. 2.3 ff."""
+    theta = (np.arange(n_ring) + 0.5) * np.pi / n_ring
+    k = np.arange(1, n_ring // 2 + 1)
+    weights = 2 / n_ring * (1 - 2 * np.cos(2 * np.outer(theta, k)) @ (1 / (4.0 * k * k - 1)))
+    weights.flags.writeable = False
+    return weights
+
+
+def _legendre_sums(
+    parts: Float[Array, "l m part"], z: Float[Array, " point"]
+) -> Float[Array, "m part point"]:
+    """sum over l of parts[l, m] lambda_lm(z) / cos(dec)^m: polynomials in z = sin(dec), smooth at the poles."""
+    l_max = parts.shape[0] - 1
+    orders = parts.shape[1]
+    dtype = jnp.result_type(parts.dtype, z.dtype)
+    a, b, seed = (jnp.asarray(array, dtype) for array in _recursion(l_max))
+    z = z.astype(dtype)
+
+    def step(carry, row):
+        before, last, sums = carry
+        a_l, b_l, seed_l, part = row
+        value = a_l[:, None] * (z[None] * last - b_l[:, None] * before) + seed_l[:, None]
+        return (last, value, sums + part[:, :, None] * value[:, None]), None
+
+    zero = jnp.zeros((orders, len(z)), dtype)
+    sums = jnp.zeros((orders, parts.shape[2], len(z)), dtype)
+    rows = (a[:, :orders], b[:, :orders], jnp.diag(seed)[:, :orders], parts.astype(dtype))
+    return jax.lax.scan(step, (zero, zero, sums), rows)[0][2]
+
+
+def _at_directions(
+    coefficients: Float[Array, "*batch coefficient"], direction: Float[Array, "*points 3"]
+) -> Float[Array, "*result"]:
+    """The field at unit vectors: polynomials in z times Re, Im of (x + i y)^m."""
+    l_max = _l_max(coefficients)
+    flat = coefficients.reshape(-1, coefficients.shape[-1])
+    x, y, z = direction.reshape(-1, 3).T
+    cosine, sine = _places(l_max)
+    degrees = np.tri(l_max + 1).T  # [m, l], so that the entries above the triangle, all s_00, drop out
+    parts = jnp.concatenate([flat[:, cosine], flat[:, sine]]) * jnp.asarray(degrees, flat.dtype)[None]
+    sums = _legendre_sums(parts.transpose(2, 1, 0), z)
+
+    def turn(power, _):
+        c, s = power
+        return (c * x - s * y, c * y + s * x), power
+
+    _, (c, s) = jax.lax.scan(turn, (jnp.ones_like(x), jnp.zeros_like(x)), None, length=l_max + 1)
+    rows = flat.shape[0]
+    values = jnp.sum(sums[:, :rows] * c[:, None] + sums[:, rows:] * s[:, None], axis=0)
+    return values.reshape(*coefficients.shape[:-1], *direction.shape[:-1])

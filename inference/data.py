@@ -1,0 +1,328 @@
+"""`Counts`: the marginals of the data of every detector configuration, checked once, saved, loaded, added."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from diffcr.detector import Site
+from diffcr.errors import InputError
+from diffcr.grid import RingGrid
+
+FORMAT_VERSION = 1
+MARGINALS = ("n_sky", "n_time", "n_local", "n_half")
+_DIMENSIONS = {
+    "n_sky": ("ring", "ra"),
+    "n_time": ("time",),
+    "n_local": ("ring", "hour_angle"),
+    "n_half": ("half", "ring", "time"),
+}
+_LEAD = ("observatory", "energy", "epoch")
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """Binned events of one or several detector configurations on one ring grid.
+
+    A configuration is an (observatory, energy bin, epoch); each has its own rate and acceptance. All share
+    the sky. Arrays have the leading axes (observatory, energy, epoch), of length 1 where there is one.
+    With weights the n_* are sums of weights and the w2_* sums of squared weights; without, w2 is empty.
+
+    Attributes:
+        grid: The ring grid, in the equator of date.
+        sites: One `Site` per observatory.
+        energies: Label of each energy bin ("all" where the events were not split).
+        epochs: Label of each epoch: one detector configuration, hence one acceptance.
+        n_sky: Equatorial counts, shape (observatory, energy, epoch, ring, ra).
+        n_time: Counts per time bin, shape (observatory, energy, epoch, time).
+        n_local: Local counts, shape (observatory, energy, epoch, ring, hour_angle).
+        n_half: Counts of the east (0) and west (1) half of the local sky, (observatory, energy, epoch, half,
+            ring, time).
+        w2: The same four marginals of the squared weights, by name, or empty for unit weights.
+        num_events: Rows counted, shape (observatory, energy, epoch).
+        mean_epoch: Mean time of the events [Julian year], same shape; NaN where there is none.
+        livetime: Time spanned by the events [days], same shape; an upper bound of the live time.
+        time_frame: "sidereal", "solar", "antisidereal" or "extended-sidereal".
+        inputs: What was read: a list of dicts with file, sha256, events, bad rows.
+        history: What was done beyond binning: blind, unblinded, orbital_removed, merged_epochs, simulated.
+    """
+
+    grid: RingGrid
+    sites: tuple[Site, ...]
+    energies: tuple[str, ...]
+    epochs: tuple[str, ...]
+    n_sky: np.ndarray
+    n_time: np.ndarray
+    n_local: np.ndarray
+    n_half: np.ndarray
+    num_events: np.ndarray
+    mean_epoch: np.ndarray
+    livetime: np.ndarray
+    w2: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    time_frame: str = "sidereal"
+    inputs: tuple[dict, ...] = ()
+    history: dict = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        lead = (len(self.sites), len(self.energies), len(self.epochs))
+        rings, bins = self.grid.shape
+        tails = {"n_sky": (rings, bins), "n_time": (bins,), "n_local": (rings, bins), "n_half": (2, rings, bins)}
+        arrays = {name: getattr(self, name) for name in MARGINALS}
+        arrays |= {f"w2 of {name}": self.w2[name] for name in self.w2}
+        for name, values in arrays.items():
+            shape = lead + tails[name.removeprefix("w2 of ")]
+            if values.shape != shape:
+                raise InputError(f"{name} has shape {values.shape}, the grid and labels need {shape}")
+            if not np.all(np.isfinite(values)) or values.min(initial=0) < 0:
+                raise InputError(f"{name} holds negative or non-finite counts; bin the events again")
+        totals = self.n_time.sum(-1)
+        for name in ("n_sky", "n_local"):
+            sums = getattr(self, name).sum((-1, -2))
+            if not np.allclose(sums, totals, rtol=1e-8):
+                raise InputError(f"{name} and n_time do not sum to the same events; bin the events again")
+
+    @property
+    def weighted(self) -> bool:
+        """Whether events carry weights (then `w2` is filled)."""
+        return bool(self.w2)
+
+    @property
+    def sum_weights(self) -> float:
+        """Sum of the weights of all events."""
+        return float(self.n_time.sum())
+
+    @property
+    def effective_events(self) -> float:
+        """(sum w)^2 / sum w^2: the number of unit weights with the same relative fluctuation."""
+        return self.sum_weights**2 / float(self.w2["n_time"].sum()) if self.weighted else self.sum_weights
+
+    @property
+    def blinded(self) -> bool:
+        """Whether right ascension was rotated by a secret angle."""
+        return "blind" in self.history
+
+    def configurations(self) -> list[tuple[int, int, int]]:
+        """Indices (observatory, energy, epoch) of the configurations that hold events."""
+        return [tuple(int(i) for i in index) for index in np.argwhere(self.num_events > 0)]
+
+    def label(self, index: tuple[int, int, int]) -> str:
+        """Readable name of a configuration."""
+        site, energy, epoch = index
+        parts = [self.sites[site].name]
+        parts += [self.energies[energy]] if len(self.energies) > 1 else []
+        parts += [self.epochs[epoch]] if len(self.epochs) > 1 else []
+        return ", ".join(parts)
+
+    def replace(self, **changes) -> "Counts":
+        """A copy with some fields changed, checked again."""
+        return dataclasses.replace(self, **changes)
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write a NetCDF file; it appears under its name only when complete.
+
+        Raises:
+            InputError: If the folder does not exist or cannot be written.
+        """
+        path = Path(path)
+        data = {name: (_LEAD + _DIMENSIONS[name], getattr(self, name)) for name in MARGINALS}
+        data |= {name.replace("n_", "w2_"): (_LEAD + _DIMENSIONS[name], v) for name, v in self.w2.items()}
+        data |= {name: (_LEAD, getattr(self, name)) for name in ("num_events", "mean_epoch", "livetime")}
+        degrees = {
+            name: ("observatory", np.degrees([getattr(s, name) for s in self.sites]))
+            for name in ("latitude", "longitude", "zenith_max", "zenith_min")
+        }
+        dataset = xr.Dataset(data | degrees, coords=self._coordinates(), attrs=self._attributes())
+        units = {"latitude": "degree", "longitude": "degree", "zenith_max": "degree", "zenith_min": "degree"}
+        for name, unit in (units | {"mean_epoch": "Julian year", "livetime": "day"}).items():
+            dataset[name].attrs["units"] = unit
+        packed = {name: {"zlib": True, "complevel": 1} for name in data if name.startswith(("n_", "w2_"))}
+        if not path.parent.is_dir():
+            raise InputError(f"{path}: the folder {path.parent} does not exist; make it or choose another -o")
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            dataset.to_netcdf(part, engine="h5netcdf", encoding=packed)
+            os.replace(part, path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error}); choose another -o or free some space") from error
+        finally:
+            part.unlink(missing_ok=True)
+        return path
+
+    def _coordinates(self) -> dict:
+        grid = self.grid
+        names = {
+            "observatory": [s.name for s in self.sites],
+            "energy": list(self.energies),
+            "epoch": list(self.epochs),
+            "half": ["east", "west"],
+        }
+        angles = {
+            "ring": np.degrees(grid.declination),
+            "ra": np.degrees(grid.right_ascension),
+            "time": np.degrees(grid.sidereal_time),
+            "hour_angle": np.degrees(grid.hour_angle),
+        }
+        return names | angles
+
+    def _attributes(self) -> dict:
+        import diffcr
+
+        return {
+            "title": "Counts of cosmic-ray arrival directions: marginals on the ring grid",
+            "format": "diffcr counts",
+            "format_version": FORMAT_VERSION,
+            "software": f"diffcr {diffcr.__version__}",
+            "time_frame": self.time_frame,
+            "equinox": "date",
+            "mean_epoch": self.overall_epoch(),
+            "livetime": float(np.sum(self.livetime)),
+            "inputs": json.dumps(list(self.inputs)),
+            "history": json.dumps(self.history),
+        }
+
+    def overall_epoch(self) -> float:
+        """Event-weighted mean epoch [Julian year]; NaN where no configuration knows its own."""
+        known = np.isfinite(self.mean_epoch) & (self.num_events > 0)
+        if not known.any():
+            return float("nan")
+        return float(np.average(self.mean_epoch[known], weights=self.num_events[known]))
+
+
+def load_counts(path: str | os.PathLike) -> Counts:
+    """Read a file written by `Counts.save`.
+
+    Raises:
+        InputError: If the file is missing, truncated, of another kind or of a newer format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; make one with `diffcr bin` or `diffcr simulate`")
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as dataset:
+            dataset.load()
+    except Exception as error:
+        raise InputError(
+            f"{path}: not a readable NetCDF file ({type(error).__name__}); it may be truncated or of another kind: "
+            "copy it again or repeat `diffcr bin`"
+        ) from error
+    if dataset.attrs.get("format") != "diffcr counts":
+        raise InputError(f"{path}: NetCDF, but not a counts file of diffcr; make one with `diffcr bin`")
+    version = int(dataset.attrs.get("format_version", 0))
+    if version > FORMAT_VERSION:
+        raise InputError(f"{path}: format version {version}, this diffcr reads up to {FORMAT_VERSION}; update diffcr")
+    try:
+        return _from_dataset(dataset)
+    except KeyError as error:
+        raise InputError(f"{path}: the counts file lacks {error}; repeat `diffcr bin`") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _from_dataset(dataset: xr.Dataset) -> Counts:
+    sites = tuple(
+        Site(
+            name=str(name),
+            **{
+                key: float(np.radians(dataset[key].values[i]))
+                for key in ("latitude", "longitude", "zenith_max", "zenith_min")
+            },
+        )
+        for i, name in enumerate(dataset["observatory"].values)
+    )
+    squares = {
+        name: dataset[name.replace("n_", "w2_")].values for name in MARGINALS if name.replace("n_", "w2_") in dataset
+    }
+    return Counts(
+        grid=RingGrid(dataset.sizes["ring"], dataset.sizes["ra"]),
+        sites=sites,
+        energies=tuple(str(x) for x in dataset["energy"].values),
+        epochs=tuple(str(x) for x in dataset["epoch"].values),
+        **{name: dataset[name].values for name in MARGINALS},
+        **{name: dataset[name].values for name in ("num_events", "mean_epoch", "livetime")},
+        w2=squares,
+        time_frame=str(dataset.attrs["time_frame"]),
+        inputs=tuple(json.loads(dataset.attrs["inputs"])),
+        history=json.loads(dataset.attrs["history"]),
+    )
+
+
+def combine(parts: list[Counts]) -> Counts:
+    """Join counts of several files: the same configuration is added, different ones stand side by side.
+
+    A configuration is the same when observatory, energy bin and epoch have the same name; then its site must
+    agree too. Weighted and unweighted counts may be joined (unit weights have w^2 = 1).
+
+    Raises:
+        InputError: If grids, time frames, sites of one name, blinding or orbital correction differ.
+    """
+    first = parts[0]
+    for other in parts[1:]:
+        _check_compatible(first, other)
+    sites: dict[str, Site] = {}
+    for part in parts:
+        for site in part.sites:
+            known = sites.setdefault(site.name, site)
+            if _differs(known, site):
+                raise InputError(
+                    f"two observatories are called {site.name} but differ in latitude, longitude or zenith cut: "
+                    "different configurations are different epochs; give them other --epochs labels or --site names"
+                )
+    energies = list(dict.fromkeys(e for part in parts for e in part.energies))
+    epochs = list(dict.fromkeys(e for part in parts for e in part.epochs))
+    weighted = any(part.weighted for part in parts)
+    lead = (len(sites), len(energies), len(epochs))
+    out = {name: np.zeros(lead + getattr(first, name).shape[3:]) for name in MARGINALS}
+    squares = {name: np.zeros_like(out[name]) for name in MARGINALS} if weighted else {}
+    num_events, epoch_sum, livetime = np.zeros(lead, np.int64), np.zeros(lead), np.zeros(lead)
+    for part in parts:
+        place = np.ix_(
+            [list(sites).index(s.name) for s in part.sites],
+            [energies.index(e) for e in part.energies],
+            [epochs.index(e) for e in part.epochs],
+        )
+        for name in MARGINALS:
+            out[name][place] += getattr(part, name)
+            if weighted:
+                squares[name][place] += part.w2.get(name, getattr(part, name))
+        num_events[place] += part.num_events
+        epoch_sum[place] += np.where(part.num_events > 0, part.mean_epoch * part.num_events, 0.0)
+        livetime[place] += part.livetime
+    with np.errstate(invalid="ignore"):
+        mean_epoch = np.where(num_events > 0, epoch_sum / num_events, np.nan)
+    return first.replace(
+        sites=tuple(sites.values()),
+        energies=tuple(energies),
+        epochs=tuple(epochs),
+        **out,
+        w2=squares,
+        num_events=num_events,
+        mean_epoch=mean_epoch,
+        livetime=livetime,
+        inputs=tuple(entry for part in parts for entry in part.inputs),
+    )
+
+
+def _differs(one: Site, other: Site) -> bool:
+    names = ("latitude", "longitude", "zenith_max", "zenith_min")
+    return any(not np.isclose(getattr(one, n), getattr(other, n), atol=1e-9) for n in names)
+
+
+def _check_compatible(first: Counts, other: Counts) -> None:
+    if first.grid.shape != other.grid.shape:
+        one, two = ("{} x {}".format(*c.grid.shape) for c in (first, other))
+        raise InputError(f"counts on different grids, {one} and {two}, cannot be joined; bin both with one --grid")
+    if first.time_frame != other.time_frame:
+        raise InputError(
+            f"counts in different time frames, {first.time_frame} and {other.time_frame}, cannot be joined; "
+            "bin both with one --time-frame"
+        )
+    if first.history.get("blind") != other.history.get("blind"):
+        raise InputError("one of the counts is blinded, or with another key; blind all with one key, or unblind")
+    if first.history.get("orbital_removed") != other.history.get("orbital_removed"):
+        raise InputError(
+            "the Earth's orbital motion was removed from one of the counts only, or with another index; "
+            "bin all with the same --remove-orbital --gamma"
+        )

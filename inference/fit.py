@@ -1,0 +1,380 @@
+"""Maximum-likelihood fit of the dipole, or of all m != 0 multipoles, with every rate and acceptance free."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffcr.errors import FitError, InputError, require_float64
+from diffcr.grid import RingGrid
+from diffcr.harmonics import rotate
+from diffcr.sky import precession_matrix
+
+from .data import Counts
+from .dipole import Dipole, log10_p_value, significance_sigma
+from .known_exposure import maximise_known
+from .likelihood import Marginals, form_marginals, grouped_rate
+from .multipoles import Block, Maximum, expected_information, free_multipoles, make_block, maximise, ring_modes
+from .weights import sandwich
+
+DIPOLE_NORM = math.sqrt(4 * math.pi / 3)
+"""s_{1,1} = sqrt(4 pi / 3) delta_0h for the real multipoles."""
+
+GAIN_TOLERANCE = 1e-3
+"""Converged means that less than this is left to gain in ln L: 1/2 g F^-1 g."""
+
+MAX_INFLATION = 10.0
+"""A parameter whose error is more than this times that of full, even coverage counts as unmeasurable."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FitResult:
+    """Where the fit ended, and whether that is the maximum.
+
+    Multipoles are real, with basis functions without the Condon-Shortley phase (`diffcr.harmonics`), in the
+    equator and equinox of `equinox`; they are of the relative intensity, whose monopole is 1.
+
+    Attributes:
+        counts: What was fitted.
+        l_max: Highest fitted degree.
+        degree, order: l and m of the fitted multipoles, shape (param,).
+        multipoles: Their values, shape (param,).
+        covariance: Their covariance, nuisances eliminated, weights accounted for, shape (param, param).
+        information: Observed information in the frame of date, shape (param, param).
+        multipoles_of_date: Values in the frame of date of the counts, shape (param,).
+        rates: Fitted relative rate N_tau of each configuration, sums to 1, shape (configuration, time).
+        acceptances: Fitted relative acceptance A_i, sums to 1, shape (configuration, ring, hour_angle).
+        test_statistic: 2 ln(L / L_isotropic), scaled for weights.
+        remaining_gain: Expected gain in ln L that is left, 1/2 g F^-1 g.
+        num_steps: Newton steps.
+        positive: Whether the information is positive definite.
+        condition: Largest over smallest eigenvalue of the information.
+        inflation: Error of each multipole over that of the same number of events spread evenly over the sky.
+        livetime_inflation: Error of the equatorial dipole over that for a constant rate.
+        dead_bins: Number of time bins without any livetime, per configuration.
+        prior_precision: Gaussian prior precision of each multipole, shape (param,); 0 where none.
+        known_exposure: Whether the acceptance was given, not fitted.
+        rate_bins: Groups of time bins with a free rate, per configuration.
+        equinox: "J2000", or "date" where the time frame or a missing epoch leaves no rotation.
+    """
+
+    counts: Counts
+    l_max: int
+    degree: np.ndarray
+    order: np.ndarray
+    multipoles: np.ndarray
+    covariance: np.ndarray
+    information: np.ndarray
+    multipoles_of_date: np.ndarray
+    rates: np.ndarray
+    acceptances: np.ndarray
+    test_statistic: float
+    remaining_gain: float
+    num_steps: int
+    positive: bool
+    condition: float
+    inflation: np.ndarray
+    livetime_inflation: float
+    dead_bins: tuple[int, ...]
+    prior_precision: np.ndarray
+    known_exposure: bool
+    rate_bins: tuple[int, ...]
+    equinox: str
+
+    @property
+    def converged(self) -> bool:
+        """Whether less than 1e-3 is left to gain in ln L, at a point where the information is positive."""
+        return bool(self.positive and 0 <= self.remaining_gain < GAIN_TOLERANCE)
+
+    @property
+    def dipole(self) -> Dipole:
+        """The dipole: (delta_0h, delta_6h), and delta_N where the exposure is known."""
+        wanted = [(1, 1), (1, -1)] + [(1, 0)] * self.known_exposure
+        place = [self._place(l, m) for l, m in wanted]
+        return Dipole(self.multipoles[place] / DIPOLE_NORM, self.covariance[np.ix_(place, place)] / DIPOLE_NORM**2)
+
+    def _place(self, l: int, m: int) -> int:
+        return int(np.flatnonzero((self.degree == l) & (self.order == m))[0])
+
+    @property
+    def degrees_of_freedom(self) -> int:
+        """Number of fitted multipoles."""
+        return len(self.multipoles)
+
+    @property
+    def log10_p(self) -> float:
+        """log10 of the probability of such a test statistic for an isotropic sky."""
+        return log10_p_value(self.test_statistic, self.degrees_of_freedom)
+
+    @property
+    def significance(self) -> float:
+        """Two-sided Gaussian significance of `log10_p`."""
+        return significance_sigma(self.log10_p)
+
+    def require_converged(self) -> "FitResult":
+        """Return this result, or raise `FitError` where it is not a maximum."""
+        if not self.converged:
+            raise FitError(
+                f"the fit stopped after {self.num_steps} steps with {self.remaining_gain:.2g} left to gain in ln L "
+                f"(tolerance {GAIN_TOLERANCE:g}): too few events or too many multipoles for this field of view; "
+                "lower --lmax, add data or give a prior"
+            )
+        return self
+
+
+def fit(
+    counts: Counts,
+    l_max: int = 1,
+    exposure: dict[str, np.ndarray] | None = None,
+    prior_power: np.ndarray | float | None = None,
+    rate_bins: int | None = None,
+    max_steps: int = 60,
+) -> FitResult:
+    """Fit the sky's m != 0 multipoles to l_max by maximum likelihood; rates and acceptances are eliminated.
+
+    Args:
+        counts: The binned data; all observatories, energy bins and epochs share the sky.
+        l_max: Highest degree; 1 is the equatorial dipole (delta_0h, delta_6h).
+        exposure: Known relative acceptance (n_ring, n_ra) of each observatory by name. Then the rate alone is
+            free and m = 0 terms (delta_N) are fitted too. Default: the acceptance is free.
+        prior_power: Gaussian prior C_l for l >= 2: one value, or one for each l from 2. The dipole stays free.
+        rate_bins: Number of groups of time bins with a free rate. Default: as many as hold 25 events each.
+        max_steps: Most Newton steps.
+
+    Raises:
+        InputError: If the field of view or the livetime cannot support a requested multipole (its error would
+            be more than ten times that of full coverage), or there are too few events.
+        RuntimeError: If JAX runs on 32-bit floats.
+    """
+    require_float64("inference.fit")
+    if isinstance(l_max, bool) or l_max < 1 or l_max >= counts.grid.n_ra // 2 or l_max > (counts.grid.n_ring - 1) // 2:
+        raise InputError(f"l_max must be at least 1 and resolved by the {counts.grid.n_ring} rings, not {l_max}")
+    places = counts.configurations()
+    if not places:
+        raise InputError("the counts hold no event: nothing can be fitted; look at the cuts and the time range")
+    degree, order = free_multipoles(l_max, exposure is not None)
+    prior = prior_precision(degree, prior_power)
+    groups = tuple(_rate_bins(counts, place, rate_bins) for place in places)
+    known = () if exposure is None else tuple(_known_acceptance(counts, p, exposure) for p in places)
+    data = [
+        form_marginals(
+            counts.n_sky[p], counts.n_time[p], counts.n_local[p], g, known[k].any(axis=1) if known else None
+        )
+        for k, (p, g) in enumerate(zip(places, groups, strict=True))
+    ]
+    known = tuple(jnp.asarray(a[list(d.rings)]) for a, d in zip(known, data, strict=False))
+    modes = [
+        ring_modes(counts.grid, d.rings, degree, order, _frame_rotation(counts, p))
+        for d, p in zip(data, places, strict=True)
+    ]
+    if not known:
+        livetime_inflation = _check_measurable(counts, data, modes, degree, order, prior)
+        blocks = tuple(make_block(d, m, g) for d, m, g in zip(data, modes, groups, strict=True))
+        best = _maximise(blocks, jnp.asarray(prior), max_steps=max_steps, batch=32 if len(degree) > 64 else None)
+    else:
+        blocks, livetime_inflation = (), 1.0
+        best = _maximise_known(tuple(data), tuple(modes), known, jnp.asarray(prior), max_steps=max_steps)
+    return _result(
+        counts, best, places, data, modes, blocks, known, groups, degree, order, prior, livetime_inflation
+    )
+
+
+_maximise = jax.jit(maximise, static_argnames=("max_steps", "batch"))
+_maximise_known = jax.jit(maximise_known, static_argnames=("max_steps",))
+
+
+def _result(
+    counts, best: Maximum, places, data, modes, blocks, known, groups, degree, order, prior, livetime_inflation
+) -> FitResult:
+    """Put the maximum into the frame of the user, with its covariance and what it was based on."""
+    l_max = int(degree.max())
+    information = np.asarray(best.information)
+    values = np.linalg.eigvalsh(information)
+    covariance = np.linalg.pinv(information, hermitian=True)
+    test_statistic = 2 * float(best.gain)
+    theta = np.asarray(best.coefficients)
+    if counts.weighted:
+        squares = [{name: counts.w2[name][p] for name in counts.w2} for p in places]
+        covariance, scale = sandwich(best, data, modes, blocks, known, squares, prior)
+        test_statistic *= scale
+    turn = _to_j2000(counts, degree, order)
+    full = np.zeros((len(places), *counts.grid.shape))
+    rates = np.zeros((len(places), counts.grid.n_ra))
+    for k, (d, m) in enumerate(zip(data, modes, strict=True)):
+        rates[k], full[k][list(d.rings)] = _nuisances(d, m, best, k, groups[k], bool(known))
+    return FitResult(
+        counts=counts,
+        l_max=l_max,
+        degree=degree,
+        order=order,
+        multipoles=turn @ theta if turn is not None else theta,
+        covariance=turn @ covariance @ turn.T if turn is not None else covariance,
+        information=information,
+        multipoles_of_date=theta,
+        rates=rates,
+        acceptances=full,
+        test_statistic=test_statistic,
+        remaining_gain=float(best.decrement),
+        num_steps=int(best.steps),
+        positive=bool(best.positive),
+        condition=float(values[-1] / values[0]) if values[0] > 0 else float("inf"),
+        inflation=np.sqrt(np.abs(np.diag(covariance)) * counts.effective_events / (4 * np.pi)),
+        livetime_inflation=livetime_inflation,
+        dead_bins=tuple(int(dead_bins(counts.n_time[p]).sum()) for p in places),
+        prior_precision=prior,
+        known_exposure=bool(known),
+        rate_bins=groups,
+        equinox="date" if turn is None else "J2000",
+    )
+
+
+def _nuisances(data: Marginals, modes, best: Maximum, k: int, groups: int, known: bool):
+    """Best relative rate and acceptance of one configuration, given the best sky."""
+    contrast = np.asarray(modes.sky(best.coefficients))
+    if known:
+        rate = np.asarray(data.time) / (1 + np.asarray(best.rate_shifts[k]))
+        rate /= rate.sum()
+    else:
+        rate = np.asarray(data.rate) * (1 + np.repeat(best.rate_shifts[k], len(data.time) // groups))
+        rate /= rate.sum()
+    seen = np.fft.irfft(np.fft.rfft(rate) * np.conj(np.fft.rfft(1 + contrast)), n=len(rate))
+    acceptance = np.asarray(data.local) / seen
+    return rate, acceptance / acceptance.sum()
+
+
+def prior_precision(degree: np.ndarray, prior_power: np.ndarray | float | None) -> np.ndarray:
+    """1 / C_l for each multipole of degree >= 2 (shape (param,)); zero without a prior and for the dipole."""
+    precision = np.zeros(len(degree))
+    if prior_power is None:
+        return precision
+    power = np.atleast_1d(np.asarray(prior_power, float))
+    l_max = int(degree.max())
+    if power.size == 1:
+        power = np.full(max(l_max - 1, 1), power[0])
+    if power.size < l_max - 1 or not np.all(np.isfinite(power) & (power > 0)):
+        raise InputError(
+            f"the prior C_l needs one positive value, or one for each l from 2 to {l_max}; got {list(power)}"
+        )
+    higher = degree >= 2
+    precision[higher] = 1 / power[degree[higher] - 2]
+    return precision
+
+
+def _rate_bins(counts: Counts, place: tuple, rate_bins: int | None) -> int:
+    """Number of free rates: the asked one, or the most that divide the bins and hold 25 events on average."""
+    n = counts.grid.n_ra
+    if rate_bins is not None:
+        grouped_rate(counts.n_time[place], rate_bins)
+        return rate_bins
+    w2 = counts.w2["n_time"][place].sum() if counts.weighted else counts.n_time[place].sum()
+    effective = counts.n_time[place].sum() ** 2 / w2
+    return max(d for d in range(1, n + 1) if n % d == 0 and (d * 25 <= effective or d <= 4))
+
+
+def dead_bins(n_time: np.ndarray) -> np.ndarray:
+    """Time bins without events where at least 20 were to be expected: no livetime. Boolean, shape (time,)."""
+    alive = n_time > 0
+    return ~alive & (n_time.sum() / max(alive.sum(), 1) >= 20)
+
+
+def _days(counts: Counts, place: tuple | None = None) -> float:
+    year = counts.overall_epoch() if place is None else float(counts.mean_epoch[place])
+    return (year - 2000.0) * 365.25
+
+
+def _frame_rotation(counts: Counts, place: tuple) -> float:
+    """Right ascension of a fixed direction at this configuration's mean epoch minus at the common one [rad]."""
+    own, common = _days(counts, place), _days(counts)
+    if counts.time_frame != "sidereal" or not np.isfinite(own):
+        return 0.0
+    turn = np.asarray(precession_matrix(own)) @ np.asarray(precession_matrix(common)).T
+    return float(np.arctan2(turn[1, 0], turn[0, 0]))
+
+
+def _to_j2000(counts: Counts, degree: np.ndarray, order: np.ndarray) -> np.ndarray | None:
+    """Matrix from the fitted multipoles of date to those of J2000, or None where no rotation is defined.
+
+    Multipoles that the fit cannot see (m = 0) are taken as zero: a tilt by 0.1 degrees moves 0.2 % of them.
+    """
+    days = _days(counts)
+    if counts.time_frame != "sidereal" or not np.isfinite(days):
+        return None
+    l_max = int(degree.max())
+    place = degree * degree + degree + order
+    unit = np.zeros((len(degree), (l_max + 1) ** 2))
+    unit[np.arange(len(degree)), place] = 1.0
+    back = np.asarray(precession_matrix(days)).T
+    return np.asarray(rotate(unit, back))[:, place].T
+
+
+def _known_acceptance(counts: Counts, place: tuple, exposure: dict) -> np.ndarray:
+    """The given acceptance of a configuration's observatory, checked, summing to 1, shape (n_ring, n_ra)."""
+    name = counts.sites[place[0]].name
+    if name not in exposure:
+        raise InputError(f"a known exposure was asked for, but none is given for {name}; give one for every observatory")
+    given = np.asarray(exposure[name], float)
+    if given.shape != counts.grid.shape or not np.all(np.isfinite(given)) or given.min() < 0 or given.sum() <= 0:
+        raise InputError(
+            f"the exposure of {name} must be finite, non-negative and of shape {counts.grid.shape}; it is {given.shape}"
+        )
+    given = given / given.sum()
+    outside = float(counts.n_local[place][given <= 0].sum())
+    if outside > 0:
+        raise InputError(
+            f"{outside:g} events of {name} lie where its known exposure is zero: widen the zenith cut of the exposure, "
+            "or cut the events"
+        )
+    return given
+
+
+def _check_measurable(counts: Counts, data, modes, degree, order, prior) -> float:
+    """Refuse multipoles the field of view or the livetime cannot support; return the livetime's inflation."""
+    grid: RingGrid = counts.grid
+    expected = functools.partial(_expected, grid)
+    information = sum(expected(d.local, d.rate, m) for d, m in zip(data, modes, strict=True))
+    even = sum(
+        expected(d.local, jnp.full_like(d.rate, 1 / grid.n_ra), m) for d, m in zip(data, modes, strict=True)
+    )
+    scale = counts.sum_weights / (4 * np.pi)
+    errors, errors_even = (_errors(np.asarray(f) + np.diag(prior), scale) for f in (information, even))
+    worst = int(np.argmax(np.where(prior > 0, 0, errors)))
+    free_worst = errors[worst] if prior[worst] == 0 else 0.0
+    if free_worst > MAX_INFLATION:
+        l, m = int(degree[worst]), int(order[worst])
+        blame = "the dead sidereal bins leave" if errors_even[worst] < MAX_INFLATION else "this field of view leaves"
+        remedy = "add the missing sidereal hours, a second site, or lower --lmax"
+        if int(degree.max()) == 1:
+            remedy = "add a second site or data that cover more hour angles and sidereal hours"
+        elif errors_even[worst] >= MAX_INFLATION:
+            remedy = "lower --lmax, add a site in the other hemisphere, or give a prior with --prior-cl"
+        raise InputError(
+            f"the multipole l = {l}, m = {m} cannot be measured: {blame} it an error {_times(free_worst)} that of full "
+            f"coverage (limit {MAX_INFLATION:g}); {remedy}"
+        )
+    dipole_error = math.sqrt(3 / counts.effective_events) * max(errors[:2])
+    if dipole_error > 0.7:
+        raise InputError(
+            f"{int(counts.num_events.sum())} events give the dipole an error of {dipole_error:.2g}, and it cannot exceed "
+            "1: too few events for a fit; add data"
+        )
+    return float(np.max(errors[:2] / errors_even[:2]))
+
+
+_expected = jax.jit(expected_information, static_argnums=0)
+
+
+def _times(value: float) -> str:
+    return f"{value:.3g} times" if value < 1e5 else "beyond any bound of"
+
+
+def _errors(information: np.ndarray, scale: float) -> np.ndarray:
+    """Error of each parameter over that of even full-sky coverage, infinite on null directions."""
+    values, vectors = np.linalg.eigh(information / scale)
+    variance = np.where(values > 1e-9, 1 / np.maximum(values, 1e-300), 1e30)
+    return np.sqrt((vectors**2) @ variance)
+
+
+__all__ = ["Block", "FitResult", "dead_bins", "fit", "prior_precision"]

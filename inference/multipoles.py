@@ -1,0 +1,360 @@
+r"""The conditional likelihood of a band-limited sky, and its exact maximum with the rates eliminated.
+
+A sky of few multipoles meets the rate only through the rate's lowest Fourier modes c = (C_m, S_m, sum), so
+
+$$ \Delta \ln L(\theta, \rho) = f(\theta, c(\rho)) - \sum_g n_g [\rho_g - \ln(1 + \rho_g)] $$
+
+with a function f of a handful of numbers. Newton's method then needs the Hessian of f alone, and the
+hundreds of rates are eliminated exactly by the Woodbury identity. The kernel is a pure function: it can be
+jitted, differentiated and vmapped over simulated skies.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from diffcr.grid import RingGrid, correlate
+from diffcr.harmonics import degrees_and_orders, ring_basis
+
+from .likelihood import Marginals, second_order
+
+
+def free_multipoles(l_max: int, declination_structure: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Degrees and orders (l, m) of the fitted coefficients, each of shape (param,).
+
+    All m != 0 up to l_max; with `declination_structure` (a known exposure) also m = 0. The first two are
+    always (1, -1) and (1, 1): delta_6h and delta_0h in units of sqrt(4 pi / 3).
+    """
+    degree, order = degrees_and_orders(l_max)
+    keep = (degree > 0) & ((order != 0) | declination_structure)
+    degree, order = degree[keep], order[keep]
+    first = np.lexsort((order, order == 0, degree))
+    return degree[first], order[first]
+
+
+class RingModes(eqx.Module):
+    """How the coefficients make the Fourier modes of the sky on each kept ring.
+
+    Attributes:
+        cosine: Contribution of each coefficient to the cos(m RA) mode, shape (param, order, ring).
+        sine: The same for sin(m RA).
+        sky_cosine: cos(m RA) at the bin centres, shape (order, ra); sky_sine alike.
+        local_cosine: cos(m H) at the hour-angle centres, shape (order, hour_angle); local_sine alike.
+    """
+
+    cosine: Float[Array, "param order ring"]
+    sine: Float[Array, "param order ring"]
+    sky_cosine: Float[Array, "order ra"]
+    sky_sine: Float[Array, "order ra"]
+    local_cosine: Float[Array, "order ra"]
+    local_sine: Float[Array, "order ra"]
+
+    def sky_modes(self, coefficients: Float[Array, " param"]):
+        """Fourier modes (cosine, sine) of the sky, each of shape (order, ring)."""
+        return jnp.tensordot(coefficients, self.cosine, 1), jnp.tensordot(coefficients, self.sine, 1)
+
+    def sky(self, coefficients: Float[Array, " param"]) -> Float[Array, "ring ra"]:
+        """Contrast delta I of the cells, averaged over each cell."""
+        cosine, sine = self.sky_modes(coefficients)
+        return _dot(cosine.T, self.sky_cosine) + _dot(sine.T, self.sky_sine)
+
+
+def _dot(a: Array, b: Array) -> Array:
+    """Matrix product in full precision: accelerators otherwise round 32-bit inputs to 10 bits."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def ring_modes(
+    grid: RingGrid,
+    rings: tuple[int, ...],
+    degree: np.ndarray,
+    order: np.ndarray,
+    rotation: float = 0.0,
+    dtype=None,
+) -> RingModes:
+    """Build `RingModes` on the host in 64-bit floats.
+
+    Args:
+        grid: The ring grid.
+        rings: Kept rings.
+        degree, order: l and m of each coefficient.
+        rotation: Right ascension of this configuration's frame minus that of the common frame [rad]:
+            the sky of the common frame at RA - rotation is seen at RA here.
+        dtype: Float type of the result.
+    """
+    basis = ring_basis(grid, int(degree.max()))[:, :, list(rings)]
+    orders = np.arange(basis.shape[1])
+    profile = basis[degree, np.abs(order)]
+    cosine = np.zeros((len(degree), len(orders), len(rings)))
+    sine = np.zeros_like(cosine)
+    for k, (m, values) in enumerate(zip(order, profile, strict=True)):
+        turn = abs(m) * rotation
+        # cos(m(RA - turn)) and sin(m(RA - turn)) in terms of cos(m RA) and sin(m RA).
+        cosine[k, abs(m)] = values * (np.cos(turn) if m >= 0 else -np.sin(turn))
+        sine[k, abs(m)] = values * (np.sin(turn) if m >= 0 else np.cos(turn))
+    used = orders if (order == 0).any() else orders[1:]
+    cosine, sine = cosine[:, used], sine[:, used]
+    sky = np.outer(used, grid.right_ascension)
+    local = np.outer(used, grid.hour_angle)
+    arrays = (cosine, sine, np.cos(sky), np.sin(sky), np.cos(local), np.sin(local))
+    return RingModes(*(jnp.asarray(a, dtype) for a in arrays))
+
+
+class Block(eqx.Module):
+    """Data of one detector configuration, prepared for the band-limited likelihood.
+
+    Attributes:
+        data: The marginals on the kept rings.
+        modes: The sky's basis on these rings.
+        residual_cosine: sum over RA of residual cos(m RA), shape (order, ring); residual_sine alike.
+        count_cosine: sum over hour angle of n_i cos(m H), shape (order, ring); count_sine alike.
+        rate_modes: Derivative of the rate modes c by each rate shift, shape (2 order + 1, group): for each
+            group of time bins the sums of rate cos(m t), rate sin(m t) and rate.
+        group_counts: Counts n_g per group of time bins, shape (group,); zero where dead.
+    """
+
+    data: Marginals
+    modes: RingModes
+    residual_cosine: Float[Array, "order ring"]
+    residual_sine: Float[Array, "order ring"]
+    count_cosine: Float[Array, "order ring"]
+    count_sine: Float[Array, "order ring"]
+    rate_modes: Float[Array, "mode group"]
+    group_counts: Float[Array, " group"]
+
+
+def make_block(data: Marginals, modes: RingModes, groups: int) -> Block:
+    """Contract the marginals with the modes once. Pure; for 32-bit floats call it on 64-bit arrays and cast."""
+    n_time = data.time.shape[0]
+    # The time bins are centred half a bin later than the hour-angle bins: t = RA + H holds for the centres.
+    cosine, sine = modes.sky_cosine * data.rate, modes.sky_sine * data.rate
+    rows = jnp.concatenate([cosine, sine, data.rate[None]])
+    return Block(
+        data=data,
+        modes=modes,
+        residual_cosine=_dot(modes.sky_cosine, data.residual.T),
+        residual_sine=_dot(modes.sky_sine, data.residual.T),
+        count_cosine=_dot(modes.local_cosine, data.local.T),
+        count_sine=_dot(modes.local_sine, data.local.T),
+        rate_modes=rows.reshape(len(rows), groups, n_time // groups).sum(-1),
+        group_counts=data.time.reshape(groups, n_time // groups).sum(-1),
+    )
+
+
+def band_limited(block: Block, coefficients: Float[Array, " param"], shift: Float[Array, " mode"]):
+    """f(theta, c): the conditional log-likelihood difference without the rates' own term.
+
+    The scale of the rate is a null direction of the likelihood; it is pinned at sum(rate shift) = 0 by a
+    quadratic term that vanishes at the maximum.
+
+    Args:
+        block: The data.
+        coefficients: Real multipoles theta, shape (param,).
+        shift: Rate modes c of the shift rate * rho: cosines, sines, sum. Shape (2 order + 1,).
+    """
+    modes, data = block.modes, block.data
+    orders = modes.sky_cosine.shape[0]
+    start = jnp.sum(block.rate_modes, axis=1)
+    dc, ds, scale = shift[:orders, None], shift[orders:-1, None], shift[-1]
+    cosine, sine = modes.sky_modes(coefficients)
+
+    def seen(c, s):
+        return cosine * c + sine * s, cosine * s - sine * c
+
+    contrast = modes.sky(coefficients)
+    local_c, local_s = seen(start[:orders, None] + dc, start[orders:-1, None] + ds)
+    seen_contrast = scale + _dot(local_c.T, modes.local_cosine) + _dot(local_s.T, modes.local_sine)
+    shift_c, shift_s = seen(dc, ds)
+    linear = jnp.sum(cosine * block.residual_cosine + sine * block.residual_sine)
+    bilinear = jnp.sum(shift_c * block.count_cosine + shift_s * block.count_sine)
+    second = jnp.sum(data.local * second_order(seen_contrast)) - jnp.sum(data.sky * second_order(contrast))
+    return linear + second - bilinear - 0.5 * data.total * scale**2
+
+
+class _Expansion(NamedTuple):
+    """Second-order expansion of one block about the current point, rates eliminated."""
+
+    gradient: Float[Array, " param"]  # reduced
+    information: Float[Array, "param param"]  # reduced
+    rate_gradient: Float[Array, " group"]
+    cross: Float[Array, "mode param"]
+    solve: tuple
+
+
+def _expand(block: Block, theta, rho, batch: int | None) -> _Expansion:
+    """Gradient and information of theta with this block's rates eliminated exactly (Woodbury)."""
+    modes_count = block.rate_modes.shape[0]
+    params = theta.shape[0]
+
+    def objective(z):
+        return band_limited(block, z[:params], z[params:])
+
+    point = jnp.concatenate([theta, block.rate_modes @ rho])
+    gradient = jax.grad(objective)(point)
+    unit = jnp.eye(params + modes_count, dtype=point.dtype)
+    columns = jax.lax.map(
+        lambda v: jax.jvp(jax.grad(objective), (point,), (v,))[1], unit, batch_size=batch or len(unit)
+    )
+    hessian = (columns + columns.T) / 2
+    h_tt, h_ct, h_cc = hessian[:params, :params], hessian[params:, :params], hessian[params:, params:]
+    inverse_diagonal = jnp.where(block.group_counts > 0, (1 + rho) ** 2, 0.0) / jnp.maximum(block.group_counts, 1e-300)
+    rate_gradient = block.rate_modes.T @ gradient[params:] - block.group_counts * rho / (1 + rho)
+    rate_gradient = jnp.where(block.group_counts > 0, rate_gradient, 0.0)
+    kernel = (block.rate_modes * inverse_diagonal) @ block.rate_modes.T
+    woodbury = jnp.linalg.solve(jnp.eye(modes_count, dtype=point.dtype) - h_cc @ kernel, h_cc)
+    solve = (inverse_diagonal, woodbury)
+    response = kernel + kernel @ woodbury @ kernel
+    reduced = gradient[:params] + h_ct.T @ (block.rate_modes @ _solve_rates(block, solve, rate_gradient))
+    information = -h_tt - h_ct.T @ response @ h_ct
+    return _Expansion(reduced, information, rate_gradient, h_ct, solve)
+
+
+def _solve_rates(block: Block, solve: tuple, vector: Array) -> Array:
+    """(minus the rates' Hessian)^-1 applied to a vector over the groups."""
+    inverse_diagonal, woodbury = solve
+    first = inverse_diagonal * vector
+    return first + inverse_diagonal * (block.rate_modes.T @ (woodbury @ (block.rate_modes @ first)))
+
+
+class Maximum(NamedTuple):
+    """Where the Newton iteration ended.
+
+    Attributes:
+        coefficients: Real multipoles theta, shape (param,).
+        rate_shifts: rho per group of time bins, one array per block.
+        gain: ln L minus the best isotropic ln L (with a prior: of the penalised likelihood).
+        information: Observed information of theta with the rates eliminated, prior included, (param, param).
+        decrement: Expected remaining gain, half g F^-1 g over all parameters, rates included.
+        steps: Newton steps taken.
+        positive: Whether the information is positive definite and the sky positive: a true maximum.
+    """
+
+    coefficients: Float[Array, " param"]
+    rate_shifts: tuple[Float[Array, " group"], ...]
+    gain: Float[Array, ""]
+    information: Float[Array, "param param"]
+    decrement: Float[Array, ""]
+    steps: Int[Array, ""]
+    positive: Bool[Array, ""]
+
+
+def log_likelihood(blocks: tuple[Block, ...], theta: Array, rhos: tuple[Array, ...], prior: Array) -> Array:
+    """ln L difference to isotropy of all blocks, minus half prior . theta^2; -inf outside the domain."""
+    value = -0.5 * jnp.sum(prior * theta**2)
+    inside = jnp.asarray(True)
+    for block, rho in zip(blocks, rhos, strict=True):
+        value += band_limited(block, theta, block.rate_modes @ rho)
+        value -= jnp.sum(block.group_counts * second_order(rho))
+        exposed = block.data.background > 0
+        inside &= jnp.all(jnp.where(exposed, block.modes.sky(theta), 0.0) > -1) & jnp.all(rho > -1)
+    return jnp.where(inside & jnp.isfinite(value), value, -jnp.inf)
+
+
+def maximise(
+    blocks: tuple[Block, ...],
+    prior: Float[Array, " param"],
+    tolerance: float = 1e-9,
+    max_steps: int = 60,
+    batch: int | None = None,
+) -> Maximum:
+    """Newton's method with line search for the multipoles and every rate at once.
+
+    Args:
+        blocks: One per detector configuration; all share the multipoles.
+        prior: Gaussian prior precision of each multipole (0: none), shape (param,).
+        tolerance: Stop when the expected remaining gain in ln L is below it.
+        max_steps: Most Newton steps.
+        batch: Hessian columns computed at once; default all (lower it for large l_max).
+    """
+    params = prior.shape[0]
+    theta = jnp.zeros(params, prior.dtype)
+    rhos = tuple(jnp.zeros_like(block.group_counts) for block in blocks)
+
+    def expand(theta, rhos):
+        return [_expand(block, theta, rho, batch) for block, rho in zip(blocks, rhos, strict=True)]
+
+    def direction(theta, expansions):
+        gradient = sum(e.gradient for e in expansions) - prior * theta
+        information = sum(e.information for e in expansions) + jnp.diag(prior)
+        values, vectors = jnp.linalg.eigh(information)
+        floor = 1e-13 * jnp.max(jnp.abs(values))
+        # Where the information is not positive (far from the maximum, or few events) go uphill all the same.
+        step = vectors @ ((vectors.T @ gradient) / jnp.maximum(jnp.abs(values), floor))
+        shifts = tuple(
+            _solve_rates(block, e.solve, e.rate_gradient + block.rate_modes.T @ (e.cross @ step))
+            for block, e in zip(blocks, expansions, strict=True)
+        )
+        slope = jnp.dot(gradient, step)
+        for block, e in zip(blocks, expansions, strict=True):
+            slope += jnp.dot(e.rate_gradient, _solve_rates(block, e.solve, e.rate_gradient))
+        return step, shifts, 0.5 * slope, information, values[0] > floor
+
+    def advance(state):
+        theta, rhos, value, _, steps, _, _ = state
+        step, shifts, decrement, information, positive = direction(theta, expand(theta, rhos))
+
+        def trial(scale):
+            moved = tuple(rho + scale * shift for rho, shift in zip(rhos, shifts, strict=True))
+            return log_likelihood(blocks, theta + scale * step, moved, prior)
+
+        slack = 1e-12 * (1 + jnp.abs(value))
+        scale = jax.lax.while_loop(
+            lambda s: (trial(s) < value - slack) & (s > 1e-9), lambda s: s / 2, jnp.asarray(1.0, theta.dtype)
+        )
+        done = jnp.abs(decrement) < tolerance
+        scale = jnp.where(done | (scale <= 1e-9), 0.0, scale)
+        theta = theta + scale * step
+        rhos = tuple(rho + scale * shift for rho, shift in zip(rhos, shifts, strict=True))
+        value = log_likelihood(blocks, theta, rhos, prior)
+        return theta, rhos, value, decrement, steps + 1, information, positive
+
+    def unfinished(state):
+        return (jnp.abs(state[3]) >= tolerance) & (state[4] < max_steps) & jnp.isfinite(state[3])
+
+    start = (
+        theta,
+        rhos,
+        jnp.zeros((), prior.dtype),
+        jnp.asarray(jnp.finfo(prior.dtype).max, prior.dtype),
+        jnp.zeros((), int),
+        jnp.eye(params, dtype=prior.dtype),
+        jnp.asarray(False),
+    )
+    theta, rhos, value, decrement, steps, information, positive = jax.lax.while_loop(unfinished, advance, start)
+    return Maximum(theta, rhos, value, information, decrement, steps, positive)
+
+
+def expected_information(
+    grid: RingGrid,
+    n_local: Float[Array, "ring ra"],
+    rate: Float[Array, " time"],
+    modes: RingModes,
+) -> Float[Array, "param param"]:
+    """Expected information of the multipoles for a local map and a rate, about isotropy, rates eliminated.
+
+    Efficient score: Y_a minus its projection on functions of time and of the local cell. Shape (param, param).
+
+    Args:
+        grid: The ring grid (for the number of bins).
+        n_local: Expected counts per local cell on the kept rings.
+        rate: Relative rate, sums to 1.
+        modes: The sky's basis on the kept rings.
+    """
+    background = correlate(rate, n_local)
+    total = jnp.sum(n_local)
+    data = Marginals(
+        sky=background,
+        time=rate * total,
+        local=n_local,
+        rate=rate,
+        background=background,
+        residual=jnp.zeros_like(background),
+        rings=tuple(range(n_local.shape[0])),
+    )
+    block = make_block(data, modes, grid.n_ra)
+    theta = jnp.zeros(modes.cosine.shape[0], n_local.dtype)
+    return _expand(block, theta, jnp.zeros(grid.n_ra, n_local.dtype), None).information
