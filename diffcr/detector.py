@@ -25,7 +25,7 @@ DEFAULT_ATTENUATION = 5.0
 """Vertical depth over attenuation length of the model "attenuated": 600 g/cm^2 over 120 g/cm^2."""
 
 Scalar = float | int | Float[Array, ""]
-AzimuthTerms = Sequence[tuple[int, Scalar, Scalar]]
+Harmonics = Sequence[tuple[int | float, Scalar, Scalar]]
 Gaps = Iterable[tuple[Scalar, Scalar]]
 
 
@@ -185,7 +185,7 @@ def zenith_response(
     model: str = "cos",
     power: Scalar = 1.0,
     attenuation: Scalar | None = None,
-    azimuth_terms: AzimuthTerms = (),
+    azimuth_terms: Harmonics = (),
 ) -> Float[Array, "*batch"]:
     r"""Relative acceptance per solid angle of a shower array, above the horizon.
 
@@ -287,7 +287,7 @@ def acceptance(
     model: str = "cos",
     power: Scalar = 1.0,
     attenuation: Scalar | None = None,
-    azimuth_terms: AzimuthTerms = (),
+    azimuth_terms: Harmonics = (),
     subdivide: int = 4,
     profile: str = "box",
 ) -> Float[Array, "ring hour_angle"]:
@@ -355,7 +355,7 @@ def draw_directions(
     model: str = "cos",
     power: Scalar = 1.0,
     attenuation: Scalar | None = None,
-    azimuth_terms: AzimuthTerms = (),
+    azimuth_terms: Harmonics = (),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Arrival directions of an isotropic sky as the instrument sees them, by exact rejection.
 
@@ -434,7 +434,8 @@ def dipole_information(
 ) -> DipoleInformation:
     r"""Information per event on an equatorial dipole component, the rest of the sky isotropic.
 
-    $$ F_{known} = \langle\cos^2\delta\rangle / 2, \quad F_{free} = (\langle\cos^2\delta\rangle - |c_0|^2) / 2 $$
+    $$ F_{known} = \langle\cos^2\delta\rangle / 2, \quad
+       F_{free} = (\langle\cos^2\delta\rangle - |c_0|^2) / 2 $$
 
     for uniform sidereal coverage, with $c_0$ from `hour_angle_moment`. Their ratio F_free / F_known is also
     the part of a dipole that a single pass of time scrambling over 24 h recovers.
@@ -460,7 +461,7 @@ def relative_exposure(
 
 def relative_rate(
     grid: RingGrid,
-    harmonics: AzimuthTerms = (),
+    harmonics: Harmonics = (),
     gaps: Gaps = (),
     noise: float | int = 0.0,
     rng: np.random.Generator | None = None,
@@ -512,7 +513,7 @@ def relative_rate(
 def rate(
     grid: RingGrid,
     num_events: Scalar,
-    harmonics: AzimuthTerms = (),
+    harmonics: Harmonics = (),
     gaps: Gaps = (),
     noise: float | int = 0.0,
     rng: np.random.Generator | None = None,
@@ -719,9 +720,11 @@ class RateModel(eqx.Module):
         edges = _bin_edges_in_days(float(start_days), float(end_days), float(longitude), frame, step)
         cuts = np.unique(np.concatenate([edges, starts, ends]))
         # Pieces of no length up to a power of two, so that intervals of any length share compiled shapes.
-        cuts = np.pad(cuts, (0, (1 << len(cuts).bit_length()) + 1 - len(cuts)), mode="edge")
+        cuts = np.pad(cuts, (0, (1 << max(10, len(cuts).bit_length())) + 1 - len(cuts)), mode="edge")
         middle, length = (cuts[1:] + cuts[:-1]) / 2, np.diff(cuts)
-        index = grid.bin_of(np.asarray(local_time(jnp.asarray(middle), longitude, frame)))
+        # Which bin a piece lies in depends on nothing traced, so it may be looked at inside a trace too.
+        with jax.ensure_compile_time_eval():
+            index = grid.bin_of(np.asarray(local_time(jnp.asarray(middle), longitude, frame)))
         weight = self.relative_rate(jnp.asarray(middle), longitude) * length
         folded = jnp.zeros(grid.n_ra).at[index].add(weight)
         return folded / jnp.sum(folded)
@@ -775,9 +778,7 @@ def _cell_mean(values: Array, grid: RingGrid, ring_weight: np.ndarray, angle_wei
     return jnp.einsum("rihj,ri,j->rh", split, jnp.asarray(ring_weight), jnp.asarray(angle_weight))
 
 
-def _check_response(
-    model: str, power: Scalar, attenuation: Scalar | None, azimuth_terms: AzimuthTerms
-) -> None:
+def _check_response(model: str, power: Scalar, attenuation: Scalar | None, azimuth_terms: Harmonics) -> None:
     if model not in ("cos", "attenuated"):
         raise InputError(
             f"unknown acceptance model {model!r}: use 'cos' (with power=) or 'attenuated' (with "
@@ -793,11 +794,11 @@ def _check_response(
     _check_terms("azimuth term", azimuth_terms)
 
 
-def _check_terms(what: str, terms: AzimuthTerms) -> None:
+def _check_terms(what: str, terms: Harmonics) -> None:
     """Refuse a Fourier sum 1 + sum_k c_k cos k(x - x_k) that is not periodic or turns negative."""
     for order, amplitude, phase in terms:
-        if isinstance(order, bool) or order < 1:
-            raise InputError(f"the order k of a {what} must be a whole number of at least 1, not {order}")
+        if isinstance(order, bool) or order < 1 or order != int(order):
+            raise InputError(f"k of each {what} must be a whole number of at least 1, not {order}")
         for name, value in (("amplitude", amplitude), ("phase", phase)):
             if _known(value) and not np.isfinite(value):
                 raise InputError(f"the {name} of {what} k = {order} must be finite, not {value}")
@@ -806,14 +807,14 @@ def _check_terms(what: str, terms: AzimuthTerms) -> None:
     # Sampled finely enough for the highest order; a sum of amplitudes up to 1 needs no look.
     if sum(abs(float(amplitude)) for _, amplitude, _ in terms) <= 1:
         return
-    angle = np.linspace(0, 2 * np.pi, 1000 * max(order for order, _, _ in terms), endpoint=False)
+    angle = np.linspace(0, 2 * np.pi, 1000 * int(max(order for order, _, _ in terms)), endpoint=False)
     modulation = 1 + sum(
         float(amplitude) * np.cos(order * (angle - float(phase))) for order, amplitude, phase in terms
     )
     if modulation.min() < 0:
         raise InputError(
-            f"the {what}s make it negative, {modulation.min():.4g} at {angle[modulation.argmin()] / DEGREE:.1f} "
-            "degrees: reduce the amplitudes"
+            f"the {what}s make it negative, {modulation.min():.4g} at "
+            f"{angle[modulation.argmin()] / DEGREE:.1f} degrees: reduce the amplitudes"
         )
 
 
@@ -857,7 +858,8 @@ def _bin_edges_in_days(start: float, end: float, longitude: float, frame: str, s
     Local time is linear in civil time to 0.1 arcsec in ten years, so the phases of both ends fix the rest;
     the whole turns between them follow from how far the phase gets in one day.
     """
-    at = np.asarray(local_time(jnp.array([start, end, start + 1]), longitude, frame)) / (2 * np.pi)
+    with jax.ensure_compile_time_eval():
+        at = np.asarray(local_time(jnp.array([start, end, start + 1]), longitude, frame)) / (2 * np.pi)
     per_day = 1 + (at[2] - at[0] + 0.5) % 1 - 0.5
     turns = np.round(per_day * (end - start) - (at[1] - at[0])) + at[1] - at[0]
     slope = 2 * np.pi * turns / (end - start)

@@ -1,13 +1,15 @@
-r"""Real spherical harmonics: sums on the ring grid, values at directions, C_l, and the way to the dipole and healpy.
+r"""Real spherical harmonics on the ring grid and at directions, C_l, and the way to the dipole and healpy.
 
-A field is $f(n) = \sum_{lm} s_{lm} R_{lm}(n)$ with longitude the right ascension and latitude the declination.
-The basis has no Condon-Shortley phase and is orthonormal over the sphere:
+A field is $f(n) = \sum_{lm} s_{lm} R_{lm}(n)$; longitude is right ascension, latitude is declination. The
+basis has no Condon-Shortley phase and is orthonormal over the sphere:
 
 $$ R_{l0} = Y_{l0}, \quad R_{l,m} = (-1)^m \sqrt2\, \mathrm{Re}\, Y_{lm}, \quad
    R_{l,-m} = (-1)^m \sqrt2\, \mathrm{Im}\, Y_{lm} \quad (m > 0), $$
 
-so m > 0 goes with cos(m RA) and m < 0 with sin(|m| RA). Coefficients have shape (..., (l_max + 1)**2); the entry
-of (l, m) is `index(l, m)`. Legendre functions are fully normalised and stable to l of about 1000 in 64-bit floats.
+so m > 0 goes with cos(m RA) and m < 0 with sin(|m| RA). Coefficients have shape (..., (l_max + 1)**2), with
+(l, m) at `index(l, m)`. The Legendre functions are fully normalised and formed in 64-bit floats on the host,
+good to l of about 1000; `evaluate` and `rotate` in 32-bit floats are good to l of about 200, where
+cos(dec)^m underflows.
 """
 
 import math
@@ -34,6 +36,7 @@ def index(l: int, m: int) -> int:
 
 def degrees_and_orders(l_max: int) -> tuple[Int[np.ndarray, " coefficient"], Int[np.ndarray, " coefficient"]]:
     """Degree l and order m of every coefficient, in the order of the last axis."""
+    _require_degree(l_max)
     degree = np.repeat(np.arange(l_max + 1), 2 * np.arange(l_max + 1) + 1)
     return degree, np.arange((l_max + 1) ** 2) - degree * degree - degree
 
@@ -52,6 +55,7 @@ def ring_basis(grid: RingGrid, l_max: int, cell_average: bool = True) -> Float[n
     Returns:
         Read-only 64-bit array of shape (l_max + 1, l_max + 1, n_ring), zero where m > l.
     """
+    _require_degree(l_max)
     return _ring_basis(grid.n_ring, grid.n_ra, l_max, cell_average)
 
 
@@ -80,7 +84,7 @@ def synthesis(
     flat = coefficients.reshape(-1, coefficients.shape[-1])
     parts = jnp.stack([flat[:, cosine], flat[:, sine]])
     modes = jnp.einsum("mrl,kbml->kbrm", table, parts, precision=jax.lax.Precision.HIGHEST)
-    # irfft wants the complex amplitudes n/2 (C - iS) at bin starts; ours are at the centres, half a bin later.
+    # irfft wants the amplitudes n/2 (C - iS) at bin starts; ours are at the centres, half a bin later.
     orders = np.arange(l_max + 1)
     turn = np.where(orders == 0, 1, 0.5) * grid.n_ra * np.exp(0.5j * orders * grid.step)
     turn = jnp.asarray(turn, jnp.result_type(dtype, jnp.complex64))
@@ -94,7 +98,7 @@ def analysis(
     """Multipoles of a field given at the cell centres, the inverse of `synthesis`.
 
     Fejer's first rule in cos(theta) (its nodes are the ring centres) makes this exact for a field without
-    power above l_max. Power above it leaks in; a map of cell averages comes out multiplied by the cell's window.
+    power above l_max; power above it leaks in. Cell averages come out smoothed by the cell's window.
 
     Args:
         sky: Field at the cell centres, shape (..., n_ring, n_ra), finite everywhere.
@@ -114,30 +118,18 @@ def analysis(
         )
     if l_max > (grid.n_ring - 1) // 2:
         raise InputError(
-            f"l_max = {l_max} cannot be analysed exactly on {grid.n_ring} rings: use at least {2 * l_max + 1} "
-            f"rings, or l_max <= {(grid.n_ring - 1) // 2}"
+            f"l_max = {l_max} cannot be analysed exactly on {grid.n_ring} rings: use at least "
+            f"{2 * l_max + 1} rings, or l_max <= {(grid.n_ring - 1) // 2}"
         )
     _require_bins(grid, l_max)
     if not isinstance(sky, jax.core.Tracer):
         bad = np.argwhere(~np.isfinite(np.asarray(sky)))
         if len(bad):
             raise InputError(
-                f"sky must be finite for a harmonic analysis: {len(bad)} of {sky.size} cells are not, the first is "
-                f"sky{bad[0].tolist()}; fill the unexposed cells, or fit the multipoles where there are data"
+                f"sky must be finite for a harmonic analysis: {len(bad)} of {sky.size} cells are not, "
+                f"the first is sky{bad[0].tolist()}; fill the unexposed cells, or fit the multipoles"
             )
-    sky = _floats(sky)
-    dtype = sky.dtype
-    table = _table(grid.n_ring, grid.n_ra, l_max, False, dtype.name)
-    flat = sky.reshape(-1, *grid.shape)
-    orders = np.arange(l_max + 1)
-    turn = np.outer(_fejer_weights(grid.n_ring) * grid.step, np.exp(-0.5j * orders * grid.step))
-    turn = jnp.asarray(turn, jnp.result_type(dtype, jnp.complex64))
-    modes = jnp.fft.rfft(flat, axis=-1)[..., : l_max + 1] * turn[None]
-    parts = jnp.stack([modes.real, -modes.imag])
-    sums = jnp.einsum("mrl,kbrm->kbml", table, parts, precision=jax.lax.Precision.HIGHEST)
-    degree, order = degrees_and_orders(l_max)
-    values = sums[np.where(order < 0, 1, 0), :, np.abs(order), degree].T
-    return values.reshape(*sky.shape[:-2], -1)
+    return _analysis(_floats(sky), grid, l_max)
 
 
 def evaluate(
@@ -145,8 +137,7 @@ def evaluate(
 ) -> Float[Array, "*result"]:
     """The field at given directions; smooth there, poles included.
 
-    For whole maps `synthesis` is far faster: this costs (l_max + 1)**2 operations per direction, and its
-    reverse-mode gradient that many stored numbers.
+    For whole maps `synthesis` is far faster: this costs a few (l_max + 1)**2 operations per direction.
 
     Args:
         coefficients: Real multipoles, shape (*batch, (l_max + 1)**2).
@@ -158,10 +149,8 @@ def evaluate(
     """
     longitude, latitude = jnp.broadcast_arrays(_floats(longitude), _floats(latitude))
     level = jnp.cos(latitude)
-    direction = jnp.stack(
-        [level * jnp.cos(longitude), level * jnp.sin(longitude), jnp.sin(latitude)], axis=-1
-    )
-    return _at_directions(_floats(coefficients), direction)
+    x, y, z = level * jnp.cos(longitude), level * jnp.sin(longitude), jnp.sin(latitude)
+    return _at_directions(_floats(coefficients), jnp.stack([x, y, z], axis=-1))
 
 
 def rotate(
@@ -190,38 +179,30 @@ def rotate(
     dec, ra = np.meshgrid(grid.declination, grid.right_ascension, indexing="ij")
     new = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
     # A row vector times R is R^T n: the direction that is carried to n.
-    old = jnp.matmul(
-        jnp.asarray(new.reshape(-1, 3), matrix.dtype), matrix, precision=jax.lax.Precision.HIGHEST
-    )
-    values = _at_directions(coefficients, old)
-    return analysis(values.reshape(*coefficients.shape[:-1], *grid.shape), grid, l_max)
+    old = jnp.matmul(jnp.asarray(new, matrix.dtype), matrix, precision=jax.lax.Precision.HIGHEST)
+    return _analysis(_at_directions(coefficients, old), grid, l_max)
 
 
 def dipole_to_coefficients(dipole: Float[AnyArray, "*batch 3"]) -> Float[Array, "*batch 4"]:
-    """Multipoles (l_max = 1, no monopole) of the field delta . n: s_1m = sqrt(4 pi / 3) (delta_y, delta_z, delta_x).
+    """Multipoles up to l = 1 of the field delta . n: zero, then sqrt(4 pi / 3) (delta_6h, delta_N, delta_0h).
 
-    The components are towards RA 0 h, RA 6 h and the north pole (delta_0h, delta_6h, delta_N).
+    The components of the dipole are towards RA 0 h, RA 6 h and the north pole, (delta_0h, delta_6h, delta_N).
     """
-    dipole = _floats(dipole)
-    rows = jnp.stack(
-        [jnp.zeros_like(dipole[..., 0]), dipole[..., 1], dipole[..., 2], dipole[..., 0]], axis=-1
-    )
-    return rows * math.sqrt(4 * math.pi / 3)
+    x, y, z = jnp.moveaxis(_floats(dipole), -1, 0) * math.sqrt(4 * math.pi / 3)
+    return jnp.stack([jnp.zeros_like(x), y, z, x], axis=-1)
 
 
 def coefficients_to_dipole(coefficients: Float[AnyArray, "*batch coefficient"]) -> Float[Array, "*batch 3"]:
-    """Dipole vector (delta_0h, delta_6h, delta_N) of multipoles of a relative intensity, of any l_max >= 1."""
+    """Dipole vector (delta_0h, delta_6h, delta_N) of the multipoles of a relative intensity, l_max >= 1."""
     coefficients = _floats(coefficients)
     if _l_max(coefficients) < 1:
-        raise InputError(
-            "a monopole alone has no dipole: coefficients must reach l_max = 1, 4 entries or more"
-        )
+        raise InputError("a monopole alone has no dipole: coefficients need 4 entries or more (l_max >= 1)")
     places = np.array([index(1, 1), index(1, -1), index(1, 0)])
     return coefficients[..., places] * math.sqrt(3 / (4 * math.pi))
 
 
 def power_spectrum(coefficients: Float[AnyArray, "*batch coefficient"]) -> Float[Array, "*batch l"]:
-    """Angular power C_l = sum over m of s_lm^2 / (2 l + 1), shape (..., l_max + 1); C_1 = (4 pi / 9) |delta|^2."""
+    """Angular power C_l = sum over m of s_lm^2 / (2 l + 1), l = 0 to l_max; C_1 = (4 pi / 9) |delta|^2."""
     coefficients = _floats(coefficients)
     degree, _ = degrees_and_orders(_l_max(coefficients))
     power = jnp.zeros((*coefficients.shape[:-1], degree[-1] + 1), coefficients.dtype)
@@ -229,6 +210,7 @@ def power_spectrum(coefficients: Float[AnyArray, "*batch coefficient"]) -> Float
     return power.at[..., degree].add(jnp.einsum("...i,...i,i->...i", coefficients, coefficients, weight))
 
 
+@jax.jit
 def two_point(power: Float[AnyArray, "*batch l"], cos_eta: ArrayLike) -> Float[Array, "*result"]:
     r"""Two-point correlation of a field of given power at angular separation eta,
 
@@ -242,20 +224,19 @@ def two_point(power: Float[AnyArray, "*batch l"], cos_eta: ArrayLike) -> Float[A
         xi of shape (*batch, *points); at cos_eta = 1 it is the variance of the field.
     """
     power, cos_eta = _floats(power), _floats(cos_eta)
-    degree = np.arange(power.shape[-1])
-    rows = (
-        power.reshape(-1, len(degree))
-        * jnp.asarray(np.sqrt((2 * degree + 1) / (4 * np.pi)), power.dtype)[None]
-    )
-    sums = _legendre_sums(rows.T[:, None], cos_eta.reshape(-1))[0]
-    return sums.reshape(*power.shape[:-1], *cos_eta.shape)
+    l_max = power.shape[-1] - 1
+    # lambda_l0 = sqrt((2 l + 1) / 4 pi) P_l, so one more such factor makes the weight of P_l.
+    weight = jnp.asarray(np.sqrt((2 * np.arange(l_max + 1) + 1) / (4 * np.pi)), power.dtype)
+    legendre = _map(lambda z: _legendre_at(z, l_max, 1)[:, 0] * weight, cos_eta.reshape(-1))
+    values = jnp.matmul(power.reshape(-1, l_max + 1), legendre.T, precision=jax.lax.Precision.HIGHEST)
+    return values.reshape(*power.shape[:-1], *cos_eta.shape)
 
 
 def power_from_two_point(values: Float[AnyArray, "*batch node"], l_max: int) -> Float[Array, "*batch l"]:
     r"""C_l = 2 pi times the integral of xi P_l over cos(eta), the inverse of `two_point`.
 
     Args:
-        values: xi at the nodes `numpy.polynomial.legendre.leggauss(n)[0]` of cos(eta), ascending, shape (..., n).
+        values: xi at the n nodes of cos(eta) from `numpy.polynomial.legendre.leggauss(n)`, ascending.
         l_max: Highest degree, below n.
 
     Returns:
@@ -273,7 +254,7 @@ def power_from_two_point(values: Float[AnyArray, "*batch node"], l_max: int) -> 
 
 
 def to_healpy(coefficients: Float[AnyArray, "*batch coefficient"]) -> Complex[np.ndarray, "*batch alm"]:
-    """Complex a_lm (with Condon-Shortley phase, m >= 0) in healpy's order, which runs through l for each m."""
+    """Complex a_lm (Condon-Shortley phase, m >= 0) in healpy's order: every l for m = 0, then for m = 1, ..."""
     coefficients = np.asarray(coefficients, float)
     l_max = _l_max(coefficients)
     degree, order = _healpy_order(l_max)
@@ -292,7 +273,7 @@ def from_healpy(alm: Complex[np.ndarray, "*batch alm"], l_max: int) -> Float[Arr
     stored = (math.isqrt(8 * count + 1) - 3) // 2
     if count != (stored + 1) * (stored + 2) // 2 or count == 0:
         raise InputError(
-            f"alm has {count} entries, not (l_max + 1)(l_max + 2)/2 for any l_max: compute it with mmax = lmax"
+            f"alm must have (l_max + 1)(l_max + 2)/2 entries, not {count}: compute it with mmax = lmax"
         )
     if l_max > stored:
         raise InputError(
@@ -317,7 +298,7 @@ def _l_max(coefficients: AnyArray) -> int:
     l_max = math.isqrt(count) - 1
     if count == 0 or (l_max + 1) ** 2 != count:
         raise InputError(
-            f"coefficients must have (l_max + 1)**2 entries along the last axis (1, 4, 9, 16, ...), not {count}"
+            f"coefficients must have (l_max + 1)**2 = 1, 4, 9, 16, ... entries along the last axis, not {count}"
         )
     return l_max
 
@@ -328,6 +309,26 @@ def _require_bins(grid: RingGrid, l_max: int) -> None:
             f"a grid of {grid.n_ra} right-ascension bins is too coarse for l_max = {l_max}: use n_ra >= "
             f"{2 * l_max + 1}, or l_max <= {(grid.n_ra - 1) // 2}"
         )
+
+
+def _require_degree(l_max: int) -> None:
+    if l_max < 0:
+        raise InputError(f"l_max must be 0 or more, not {l_max}")
+
+
+def _analysis(sky: Array, grid: RingGrid, l_max: int) -> Array:
+    dtype = sky.dtype
+    table = _table(grid.n_ring, grid.n_ra, l_max, False, dtype.name)
+    flat = sky.reshape(-1, *grid.shape)
+    orders = np.arange(l_max + 1)
+    turn = np.outer(_fejer_weights(grid.n_ring) * grid.step, np.exp(-0.5j * orders * grid.step))
+    turn = jnp.asarray(turn, jnp.result_type(dtype, jnp.complex64))
+    modes = jnp.fft.rfft(flat, axis=-1)[..., : l_max + 1] * turn[None]
+    parts = jnp.stack([modes.real, -modes.imag])
+    sums = jnp.einsum("mrl,kbrm->kbml", table, parts, precision=jax.lax.Precision.HIGHEST)
+    degree, order = degrees_and_orders(l_max)
+    values = sums[np.where(order < 0, 1, 0), :, np.abs(order), degree].T
+    return values.reshape(*sky.shape[:-2], -1)
 
 
 def _places(l_max: int) -> tuple[np.ndarray, np.ndarray]:
@@ -345,21 +346,18 @@ def _healpy_order(l_max: int) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=16)
 def _recursion(l_max: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Constants of lambda_lm = a_lm (z lambda_{l-1,m} - b_lm lambda_{l-2,m}) and of lambda_mm = seed_m cos(dec)^m.
+    """Constants of lambda_lm = a_lm (z lambda_{l-1,m} - b_lm lambda_{l-2,m}), lambda_mm = seed_m cos(dec)^m.
 
     lambda_lm cos(m RA) and lambda_lm sin(m RA) are R_{l,m} and R_{l,-m}: the seeds hold the sqrt(2) of m > 0.
     a is zero for l <= m. Holmes & Featherstone (2002), J. Geodesy 76, 279.
     """
     l, m = np.ogrid[: l_max + 1, : l_max + 1]
-    inside = l > m
-    gap = np.where(inside, l * l - m * m, 1)
-    a = np.where(inside, np.sqrt((4 * l * l - 1.0) / gap, where=inside, out=np.zeros(gap.shape)), 0.0)
-    b = np.where(inside, ((l - 1) ** 2 - m * m) / (4.0 * (l - 1) ** 2 - 1), 0.0)
+    gap = np.where(l > m, l * l - m * m, 1)
+    a = np.where(l > m, np.sqrt(np.maximum(4.0 * l * l - 1, 0) / gap), 0.0)
+    b = np.where(l > m, np.sqrt(np.maximum((l - 1.0) ** 2 - m * m, 0) / np.abs(4.0 * (l - 1) ** 2 - 1)), 0.0)
     k = np.arange(1, l_max + 1)
-    seed = np.concatenate([[1.0], np.sqrt(2) * np.cumprod(np.sqrt((2 * k + 1) / (2 * k)))]) / np.sqrt(
-        4 * np.pi
-    )
-    b = np.sqrt(np.maximum(b, 0))
+    seed = np.concatenate([[1.0], np.sqrt(2) * np.cumprod(np.sqrt((2 * k + 1) / (2 * k)))])
+    seed /= np.sqrt(4 * np.pi)
     for array in (a, b, seed):
         array.flags.writeable = False
     return a, b, seed
@@ -386,7 +384,7 @@ def _ring_basis(n_ring: int, n_ra: int, l_max: int, cell_average: bool) -> np.nd
         basis = _legendre(grid.declination, l_max)
     else:
         width = np.pi / n_ring
-        # Gauss-Legendre of p nodes integrates a wave of phase l width / 2 to rounding once p exceeds it by 12.
+        # p Gauss-Legendre nodes integrate a wave of phase l width / 2 to rounding once p exceeds it by 12.
         node, weight = np.polynomial.legendre.leggauss(12 + math.ceil(l_max * width / 2))
         basis = np.zeros((l_max + 1, l_max + 1, n_ring))
         area = np.zeros(n_ring)
@@ -411,7 +409,7 @@ def _table(n_ring: int, n_ra: int, l_max: int, cell_average: bool, dtype: str) -
 
 @lru_cache(maxsize=16)
 def _fejer_weights(n_ring: int) -> np.ndarray:
-    """Weights of the ring centres for integrals over sin(dec). Waldvogel (2006), BIT 46, 195, eq. 2.3 ff."""
+    """Weights of the ring centres for integrals over sin(dec). Waldvogel (2006), BIT 46, 195."""
     theta = (np.arange(n_ring) + 0.5) * np.pi / n_ring
     k = np.arange(1, n_ring // 2 + 1)
     weights = 2 / n_ring * (1 - 2 * np.cos(2 * np.outer(theta, k)) @ (1 / (4.0 * k * k - 1)))
@@ -419,45 +417,49 @@ def _fejer_weights(n_ring: int) -> np.ndarray:
     return weights
 
 
-def _legendre_sums(
-    parts: Float[Array, "l m part"], z: Float[Array, " point"]
-) -> Float[Array, "m part point"]:
-    """sum over l of parts[l, m] lambda_lm(z) / cos(dec)^m: polynomials in z = sin(dec), smooth at the poles."""
-    l_max = parts.shape[0] - 1
-    orders = parts.shape[1]
-    dtype = jnp.result_type(parts.dtype, z.dtype)
-    a, b, seed = (jnp.asarray(array, dtype) for array in _recursion(l_max))
-    z = z.astype(dtype)
+def _legendre_at(z: Float[Array, ""], l_max: int, orders: int) -> Float[Array, "l m"]:
+    """lambda_lm(z) / cos(dec)^m, m < orders: polynomials in z = sin(dec), smooth at the poles."""
+    a, b, seed = _recursion(l_max)
+    rows = (jnp.asarray(row[:, :orders], z.dtype) for row in (a, a * b, np.diag(seed)))
 
     def step(carry, row):
-        before, last, sums = carry
-        a_l, b_l, seed_l, part = row
-        value = a_l[:, None] * (z[None] * last - b_l[:, None] * before) + seed_l[:, None]
-        return (last, value, sums + part[:, :, None] * value[:, None]), None
+        before, last = carry
+        a_l, ab_l, seed_l = row
+        value = a_l * z * last - ab_l * before + seed_l
+        return (last, value), value
 
-    zero = jnp.zeros((orders, len(z)), dtype)
-    sums = jnp.zeros((orders, parts.shape[2], len(z)), dtype)
-    rows = (a[:, :orders], b[:, :orders], jnp.diag(seed)[:, :orders], parts.astype(dtype))
-    return jax.lax.scan(step, (zero, zero, sums), rows)[0][2]
+    zero = jnp.zeros(orders, z.dtype)
+    return jax.lax.scan(step, (zero, zero), tuple(rows))[1]
 
 
+@jax.jit  # a scan outside jit would be compiled anew at every call
 def _at_directions(
     coefficients: Float[Array, "*batch coefficient"], direction: Float[Array, "*points 3"]
 ) -> Float[Array, "*result"]:
-    """The field at unit vectors: polynomials in z times Re, Im of (x + i y)^m."""
+    """The field at unit vectors: polynomials in z times the real and imaginary part of (x + i y)^m."""
     l_max = _l_max(coefficients)
     flat = coefficients.reshape(-1, coefficients.shape[-1])
-    x, y, z = direction.reshape(-1, 3).T
-    cosine, sine = _places(l_max)
-    degrees = np.tri(l_max + 1).T  # [m, l], so that the entries above the triangle, all s_00, drop out
-    parts = jnp.concatenate([flat[:, cosine], flat[:, sine]]) * jnp.asarray(degrees, flat.dtype)[None]
-    sums = _legendre_sums(parts.transpose(2, 1, 0), z)
+    dtype = jnp.result_type(flat, direction)
+    # [part, m, l] -> (l m part, batch), zero where m > l: the basis in `value` holds other numbers there.
+    parts = (
+        flat.astype(dtype)[:, np.stack(_places(l_max))] * jnp.asarray(np.tri(l_max + 1).T, dtype)[None, None]
+    )
+    parts = parts.transpose(3, 2, 1, 0).reshape(-1, flat.shape[0])
 
-    def turn(power, _):
-        c, s = power
-        return (c * x - s * y, c * y + s * x), power
+    def value(n):
+        def turn(power, _):
+            c, s = power
+            return (c * n[0] - s * n[1], c * n[1] + s * n[0]), jnp.stack(power)
 
-    _, (c, s) = jax.lax.scan(turn, (jnp.ones_like(x), jnp.zeros_like(x)), None, length=l_max + 1)
-    rows = flat.shape[0]
-    values = jnp.sum(sums[:, :rows] * c[:, None] + sums[:, rows:] * s[:, None], axis=0)
-    return values.reshape(*coefficients.shape[:-1], *direction.shape[:-1])
+        one, nought = jnp.ones_like(n[0]), jnp.zeros_like(n[0])
+        powers = jax.lax.scan(turn, (one, nought), length=l_max + 1)[1]
+        basis = _legendre_at(n[2], l_max, l_max + 1)[:, :, None] * powers[None]
+        return jnp.matmul(basis.reshape(-1), parts, precision=jax.lax.Precision.HIGHEST)
+
+    values = _map(value, direction.reshape(-1, 3).astype(dtype))
+    return values.T.reshape(*coefficients.shape[:-1], *direction.shape[:-1])
+
+
+def _map(function, points: Array) -> Array:
+    """A function of one point at many, in pieces whose working arrays (and their gradients') stay small."""
+    return jax.lax.map(jax.checkpoint(function), points, batch_size=256)

@@ -1,0 +1,20 @@
+"""Inference on arrival directions: from event lists to the dipole and the multipoles, with honest errors."""
+
+from .binning import BinningOptions as BinningOptions
+from .blinding import blind as blind
+from .blinding import unblind as unblind
+from .data import Counts as Counts
+from .data import combine as combine
+from .data import load_counts as load_counts
+from .dipole import Dipole as Dipole
+from .epochs import merge_epochs as merge_epochs
+from .epochs import merge_test as merge_test
+from .estimators import rayleigh as rayleigh
+from .estimators import rayleigh_of_counts as rayleigh_of_counts
+from .events import EventReader as EventReader
+from .fit import FitResult as FitResult
+from .fit import fit as fit
+from .inputs import read_counts as read_counts
+from .simulate import Simulation as Simulation
+from .simulate import simulate_counts as simulate_counts
+from .simulate import simulate_events as simulate_events

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import jax
@@ -29,7 +29,7 @@ from diffcr.sky import (
 )
 
 from .data import Counts
-from .events import EventChunk, EventReader
+from .events import EventChunk, EventReader, _split_path, resolve_input
 
 EQUINOXES = ("j2000", "date", "icrs")
 """How right ascension and declination of events are given; see `BinningOptions.equinox`."""
@@ -348,16 +348,11 @@ def bin_events(
     Raises:
         InputError: As `bin_chunks`; and where the times have whole-day resolution.
     """
-    name = Path(reader.path).name
-    if getattr(reader, "whole_days", False):
-        raise InputError(
-            f"{name}: its times are whole days, so that no event has a sidereal time; a fit of rate and acceptance needs "
-            "the time of day (right-ascension methods do not)"
-        )
-    counts = bin_chunks(reader, site, options, name, progress)
+    name = reader.path if reader.dataset else Path(reader.path).name
+    counts = bin_chunks(_with_time_of_day(reader, name), site, options, name, progress)
     entry = {
         "file": name,
-        "sha256": checksum(reader.path),
+        "sha256": checksum(_split_path(resolve_input(reader.path)[0])[0]),
         "site": site.name,
         "rows": reader.num_read,
         "bad_rows": reader.num_bad,
@@ -368,6 +363,17 @@ def bin_events(
         **counts.inputs[0],
     }
     return counts.replace(inputs=(entry,))
+
+
+def _with_time_of_day(reader: EventReader, name: str) -> Iterator[EventChunk]:
+    """The reader's chunks, refused where their times are days."""
+    for chunk in reader:
+        if reader.whole_days and chunk.days is not None and len(chunk.days):
+            raise InputError(
+                f"{name}: its times are whole days, so that no event has a sidereal time; a fit of rate and acceptance "
+                "needs the time of day (a Rayleigh analysis in right ascension does not)"
+            )
+        yield chunk
 
 
 def checksum(path) -> str:

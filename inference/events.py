@@ -11,7 +11,7 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ AZIMUTHS = ("north-east", "east-counterclockwise")
 
 _PEEK_ROWS = 1000
 _NUM_EXAMPLES = 5
-_CENTURIES = (1900, 2300)
+_YEARS = (1900, 2299)
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,10 @@ _USUAL = {
     "time": tuple(_TIME_FORMAT_OF),
     "year": ("year", "yyyy", "yr"),
     "day": ("doy", "ddd", "day_of_year", "dayofyear", "jday", "yday", "day"),
-    "ra": tuple(
-        "ra right_ascension rightascension raj2000 _raj2000 ra_j2000 ra_icrs ra_date alpha".split()
-    ),
-    "dec": tuple(
-        "dec declination decl decj2000 dej2000 _dej2000 dec_j2000 dec_icrs de_icrs dec_date de delta".split()
+    "ra": ("ra", "right_ascension", "rightascension", "raj2000", "_raj2000", "ra_j2000", "ra_icrs", "alpha"),
+    "dec": (
+        *("dec", "declination", "decl", "decj2000", "dej2000", "_dej2000", "dec_j2000"),
+        *("dec_icrs", "de_icrs", "de", "delta"),
     ),
     "zenith": ("zenith", "zenith_angle", "zenithangle", "zen", "theta", "za"),
     "azimuth": ("azimuth", "azimuth_angle", "azimuthangle", "azi", "az", "phi"),
@@ -141,6 +140,8 @@ _UNITS_OF = {
     "time": ("s", "ms", "us", "ns"),
     "energy": ("log10", "ev", "gev", "tev", "pev", "eev"),
 }
+_TAILS = {name: unit for name, unit in _UNITS.items() if name not in ("s", "h", "°")}
+_QUALIFIERS = ("j2000", "icrs", "date", "of date", "utc")
 _DEGREES_PER = {"deg": 1.0, "rad": 180 / math.pi, "hour": 15.0}
 _SECONDS_PER = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
@@ -207,13 +208,14 @@ def _split_name(name: str) -> tuple[str, str | None]:
     """`Right Ascension [deg]` -> ("right_ascension", "deg")."""
     base, unit = name.strip().strip("'\"").lower(), None
     bracket = re.fullmatch(r"(.*?)\s*[\[(/]\s*([^\])]*?)\.?\s*[\])]?", base)
-    if bracket and bracket[2] in _UNITS:
-        base, unit = bracket[1], _UNITS[bracket[2]]
+    if bracket and (bracket[2] in _UNITS or bracket[2] in _QUALIFIERS):
+        base, unit = bracket[1], _UNITS.get(bracket[2])
     base = re.sub(r"[\s.\-]+", "_", base).strip("_") if not base.startswith("_") else base
     if unit is None:
         stem, _, tail = base.rpartition("_")
-        if stem and tail in _UNITS:
-            base, unit = stem, _UNITS[tail]
+        # Not _h and _s, which may be the hours and seconds of a sexagesimal angle.
+        if stem and tail in _TAILS:
+            base, unit = stem, _TAILS[tail]
     return base, unit
 
 
@@ -259,8 +261,9 @@ class EventReader:
 
     Text (comma, semicolon, tab or spaces between the columns, gzip or not), FITS tables, HDF5 and Parquet
     are told apart by content. `file.fits[EXT]` names a FITS extension, `file.h5:/group` a place in HDF5, and
-    `dataset:NAME` a shipped list. Each chunk has one complete direction: (ra, dec) or (zenith, azimuth); of the
-    pair not used a column is kept only where its partner is missing from the file. Times without a zone are UTC.
+    `dataset:NAME` a shipped list. Each chunk has one complete direction, (ra, dec) or (zenith, azimuth). With
+    (ra, dec) a zenith or an azimuth is read too where the file has only one of them; with (zenith, azimuth)
+    ra and dec are None. Times without a zone are UTC.
 
     Args:
         path: The file.
@@ -270,12 +273,13 @@ class EventReader:
         azimuth: "north-east" (from North through East) or "east-counterclockwise" (from East through North);
             None is what the shipped data set declares, else "north-east".
         chunk_size: Largest number of rows in a chunk.
-        skip_bad_rows: Whether to leave out and count the rows that cannot be used, instead of refusing the file.
+        skip_bad_rows: Whether to leave out and count rows that cannot be used, instead of refusing the file.
         prefer: Which pair to use where the file has both: "equatorial" or "horizon". Columns given by hand
             for one pair only decide for that pair.
 
     Attributes:
         path: The file, as given.
+        file: Its path on disk, without extension or group, and of the shipped file for a data set.
         format: "text", "fits", "hdf5" or "parquet".
         names: All column names of the file; `#1`, `#2`, ... where it has none.
         columns: Role -> column name, for the roles that are read.
@@ -304,7 +308,8 @@ class EventReader:
         skip_bad_rows: bool = False,
         prefer: str = "equatorial",
     ):
-        file, self.dataset = resolve_input(path)
+        place, self.dataset = resolve_input(path)
+        self.file = _split_path(place)[0]
         options = self.dataset.options if self.dataset else {}
         self.path = os.fspath(path)
         self.azimuth = azimuth or options.get("azimuth", "north-east")
@@ -319,31 +324,37 @@ class EventReader:
         if chunk_size < 1:
             raise InputError(f"the chunk size must be at least 1 row, not {chunk_size}")
 
-        self._table = _open_table(file, self.path)
+        self._table = _open_table(place, self.path)
         self.format = self._table.format
         self.names = list(self._table.names)
-        self.num_rows = self._table.num_rows
-        if self.num_rows == 0:
-            raise InputError(f"{self.path}: the table has columns but no rows; give a file with events")
         if isinstance(columns, str):
             columns = parse_columns(columns)
         elif columns is not None:
             columns = parse_columns(",".join(f"{role}={name}" for role, name in columns.items()))
         self._index, declared = self._find_columns(columns or {}, prefer)
         self.columns = {role: self.names[index] for role, index in self._index.items()}
+        self.num_rows = self._table.count(list(self._index.values()))
+        if self.num_rows == 0:
+            self._refuse("the table has columns but no rows", "give a file with events")
         self.units = self._find_units(declared)
+
+        if "time" in self._index:
+            time_format = time_format or options.get("time_format")
+        peek = self._peek(set())
+        self.time_format = self._find_time_format(peek, time_format)
+        self._check_angle_units(peek, declared)
+        if self.time_format == "iso":
+            peek = self._peek({self._index["time"]})
+        # A few round numbers may be chance; more of them are a list of days.
+        few = self.time_format in ("mjd", "jd") and peek.num_rows < 10
+        self.whole_days = self.time_format not in (None, "unix") and not few and self._only_days(peek)
         self._start_count()
 
-        peek = next(self._table.chunks(list(self._index.values()), _PEEK_ROWS, set()))
-        self.time_format = self._find_time_format(
-            peek, time_format or ("time" in self.columns and options.get("time_format")) or None
-        )
-        self._check_angle_units(peek)
-        self._convert(peek, 1)  # for whole_days only; what it counts is forgotten
-        self._start_count(keep_whole_days=True)
+    def _peek(self, text: set[int]) -> "_Raw":
+        return next(self._table.chunks(list(self._index.values()), _PEEK_ROWS, text))
 
     def __iter__(self) -> Iterator[EventChunk]:
-        self._start_count(keep_whole_days=True)
+        self._start_count()
         text = {self._index["time"]} if self.time_format == "iso" else set()
         for raw in self._table.chunks(list(self._index.values()), self.chunk_size, text):
             first_row = self.num_read + 1
@@ -355,20 +366,16 @@ class EventReader:
                 values = {role: value[~bad] for role, value in values.items()}
             columns = {role: values.get(role) for role in EventChunk._fields[:-2]}
             yield EventChunk(**columns, first_row=first_row, bad_rows=num_bad)
-        if self.num_read == 0:
-            raise InputError(f"{self.path}: the file has a header but no rows; give a file with events")
         if self.num_bad == self.num_read:
             raise InputError(
                 f"{self.path}: no event left: all {self.num_read} rows were skipped as bad, the first as "
                 f"{self.bad_examples[0]}; check --columns and --time-format"
             )
 
-    def _start_count(self, keep_whole_days: bool = False) -> None:
+    def _start_count(self) -> None:
         self.num_read = 0
         self.num_bad = 0
         self.bad_examples: list[str] = []
-        if not keep_whole_days:
-            self.whole_days = bool({"time", "year"} & self._index.keys())
 
     # Which columns
 
@@ -421,26 +428,30 @@ class EventReader:
         if not complete:
             half = [role for role in ("ra", "dec", "zenith", "azimuth") if role in index]
             what = f"only {' and '.join(half)}" if half else "neither (ra, dec) nor (zenith, azimuth)"
-            self._refuse(
-                f"the direction needs (ra, dec) or (zenith, azimuth), but {what} was found",
-                self._columns_hint("ra", "dec"),
-            )
-        if len(complete) == 2:
-            by_hand = [pair for pair, roles in pairs.items() if any(given.get(role) for role in roles)]
-            used = by_hand[0] if len(by_hand) == 1 else prefer
-            for role in pairs["horizon" if used == "equatorial" else "equatorial"]:
+            if any(name.startswith("values_block_") for name in self.names):
+                self._refuse("pandas left out the column names", "write it again with data_columns=True")
+            fault = f"the direction needs (ra, dec) or (zenith, azimuth), but {what} was found"
+            self._refuse(fault, self._columns_hint("ra", "dec"))
+        by_hand = [pair for pair in complete if any(given.get(role) for role in pairs[pair])]
+        used = next((each for each in (by_hand, complete) if len(each) == 1), [prefer])[0]
+        other = pairs["horizon" if used == "equatorial" else "equatorial"]
+        # One angle more is kept with (ra, dec); beside a horizon direction a lone ra would pass for one.
+        if len(complete) == 2 or used == "horizon":
+            for role in set(other) & index.keys():
+                unread = self.names[index.pop(role)]
                 self.notes.append(
-                    f"{role}: column {self.names[index.pop(role)]!r} is not read, {' and '.join(pairs[used])} are used"
+                    f"{role}: column {unread!r} is not read, {' and '.join(pairs[used])} are used"
                 )
 
     def _columns_hint(self, *roles: str) -> str:
-        example = ",".join(f"{role}=NAME" for role in roles)
         positions = ",".join(f"{role}=#{number}" for number, role in enumerate(roles, 1))
-        return f"name it with --columns {example} or by position, --columns {positions}; the columns are {self._list_names()}"
-
-    def _list_names(self) -> str:
-        shown = ", ".join(self.names[:30])
-        return f"{shown}, ... ({len(self.names)} in all)" if len(self.names) > 30 else shown
+        if self.names[0] == "#1":
+            return (
+                f"the file has no header: give positions #1 to #{len(self.names)}, as --columns {positions}"
+            )
+        names = ",".join(f"{role}=NAME" for role in roles)
+        shown = ", ".join(self.names[:30]) + (", ..." if len(self.names) > 30 else "")
+        return f"say which with --columns {names}, or by position, {positions}; the columns are {shown}"
 
     def _index_of(self, name: str, role: str) -> int:
         position = re.fullmatch(r"#(\d+)", name)
@@ -467,112 +478,101 @@ class EventReader:
         if shape:
             self._refuse(
                 f"column {self.names[index]!r} holds an array of shape {shape} in each row",
-                "write one number per row and column",
+                "write one number per row and column, or leave it out with --columns ROLE=",
             )
 
-    def _refuse(self, fault: str, remedy: str):
+    def _refuse(self, fault: str, remedy: str) -> NoReturn:
         raise InputError(f"{self.path}: {fault}; {remedy}")
 
     # Which units
 
     def _find_units(self, declared: Mapping[str, str]) -> dict[str, str]:
+        """Role -> unit: by hand, else from the column's name, else from the file; degrees where none says."""
         units = {}
         for role, index in self._index.items():
+            name, stated = self.names[index], (self._table.units[index] or "").strip().lower()
             allowed = _UNITS_OF.get(role, ())
-            name = self.names[index]
-            stated = (self._table.units[index] or "").strip().lower()
-            unit = declared.get(role) or _split_name(name)[1] or _UNITS.get(stated)
-            if role == "energy" and re.match(r"(log|lg)", _split_name(name)[0]) and role not in declared:
-                unit = "log10"
-                self.notes.append(f"energy: 10 to the power of column {name!r}")
+            unit = declared.get(role) or _split_name(name)[1] or _UNITS.get(stated, stated)
             if role in declared and unit not in allowed:
                 remedy = f"use one of {', '.join(allowed)}" if allowed else "give the column without a unit"
                 self._refuse(f"--columns {role}={name}:{unit}: {role} cannot be in {unit}", remedy)
+            if role == "energy" and role not in declared and re.match(r"log|lg", _split_name(name)[0]):
+                unit = "log10"
+                self.notes.append(f"energy: 10 to the power of column {name!r}")
+            if role in ("ra", "dec", "zenith", "azimuth"):
+                if unit and unit not in allowed:
+                    remedy = f"convert it to degrees, or overrule with --columns {role}={name}:deg"
+                    self._refuse(f"column {name!r} is in {unit!r}, not in degrees, radians or hours", remedy)
+                unit = unit or "deg"
             if unit in allowed:
                 units[role] = unit
-            elif allowed and role not in ("time", "energy"):
-                units[role] = "deg"
-                if stated and unit != "deg":
-                    self._refuse(
-                        f"column {name!r} is in {self._table.units[index]!r}, not in degrees, radians or hours",
-                        f"convert it, or overrule with --columns {role}={name}:deg",
-                    )
-            self._stated = getattr(self, "_stated", set()) | ({role} if unit else set())
         return units
 
-    def _check_angle_units(self, peek: "_Raw") -> None:
-        """Refuse columns that say nothing about their unit and are clearly not degrees."""
+    def _check_angle_units(self, peek: "_Raw", declared: Mapping[str, str]) -> None:
+        """Refuse angles whose unit nothing tells, and whose first rows are clearly not in degrees."""
         longitude, latitude = ("ra", "dec") if {"ra", "dec"} <= self._index.keys() else ("azimuth", "zenith")
+        index, name = self._index[longitude], self.columns[longitude]
         around, across = (_as_float(peek.arrays[self._index[role]]) for role in (longitude, latitude))
         around, across = around[np.isfinite(around)], across[np.isfinite(across)]
-        # A hundred rows that are not sorted: a list sorted by right ascension may well begin this narrow.
-        if longitude in self._stated or len(around) < 100 or not len(across) or np.all(np.diff(around) >= 0):
+        stated = longitude in declared or _split_name(name)[1] or self._table.units[index]
+        # A list sorted by right ascension may well begin this narrow.
+        if stated or len(around) < 100 or not len(across) or np.all(np.diff(around) >= 0):
             return
-        name, span = self.columns[longitude], np.ptp(around)
-        radians = 5 < span < 6.29 and np.abs(around).max() < 6.29 and np.abs(across).max() < 3.15
-        hours = longitude == "ra" and 20 < span <= 24 and 0 <= around.min() and around.max() <= 24
-        if radians or hours:
-            unit = "rad" if radians else "hour"
-            self._refuse(
-                f"column {name!r} spans {around.min():.4g} to {around.max():.4g}: {'radians' if radians else 'hours'}, it seems",
-                f"say --columns {longitude}={name}:{unit}"
-                + (f",{latitude}={self.columns[latitude]}:rad" if radians else "")
-                + f", or {longitude}={name}:deg if these are degrees",
-            )
+        low, high = around.min(), around.max()
+        seems = f"column {name!r} spans {low:.4g} to {high:.4g} in its first rows and seems to be in"
+        degrees = f", or {longitude}={name}:deg if these are degrees"
+        if 5 < high - low < 6.29 and max(-low, high) < 6.29 and np.abs(across).max() < 3.15:
+            radians = f"{longitude}={name}:rad,{latitude}={self.columns[latitude]}:rad"
+            self._refuse(f"{seems} radians", f"say --columns {radians}{degrees}")
+        if longitude == "ra" and high - low > 20 and low >= 0 and high <= 24:
+            self._refuse(f"{seems} hours", f"say --columns ra={name}:hour{degrees}")
 
     # Which time
 
     def _find_time_format(self, peek: "_Raw", given: str | None) -> str | None:
-        if "year" in self._index:
-            if given:
-                self._refuse(
-                    f"--time-format {given} has no time column to apply to, only year and day",
-                    self._columns_hint("time"),
-                )
-            self.notes.append(
-                f"time: columns {self.columns['year']!r} and {self.columns['day']!r}, year and day of year"
-            )
-            return "year+day"
         if "time" not in self._index:
             if given:
                 self._refuse(
                     f"--time-format {given} has no time column to apply to", self._columns_hint("time")
                 )
-            self.notes.append("time: the file has none")
-            return None
+            if "year" not in self._index:
+                self.notes.append("time: the file has none")
+                return None
+            year, day = self.columns["year"], self.columns["day"]
+            self.notes.append(f"time: columns {year!r} and {day!r}, year and day of year")
+            return "year+day"
         name, raw = self.columns["time"], peek.arrays[self._index["time"]]
-        base = _split_name(name)[0]
-        if self._table.time_reference and not given and base == "time":
-            self._refuse(
-                f"column {name!r} counts seconds from {self._table.time_reference}, not UTC",
-                "convert it to UTC (unix, mjd, jd or iso) first, or give --columns time=NAME and --time-format",
-            )
-        if base in _GPS_NAMES and not given:
-            self._refuse(f"column {name!r}", "") if False else self._refuse(
-                f"column {name!r} {_GPS_FAULT}", "or insist with --time-format"
-            )
-        if raw.dtype == np.float32 or raw.dtype == np.dtype(">f4"):
-            step = float(np.spacing(np.nanmax(np.abs(raw)).astype(np.float32)))
+        base, unit = _split_name(name)[0], self.units.get("time", "s")
+        if not given and base in _GPS_NAMES:
+            raise InputError(f"{self.path}: column {name!r} {_GPS_FAULT}")
+        if not given and base == "time" and self._table.time_reference:
+            fault = f"column {name!r} counts seconds from {self._table.time_reference}, not UTC"
+            self._refuse(fault, "convert it to UTC, and say --time-format unix, mjd, jd or iso")
+        if raw.dtype == np.float32:
+            step = np.spacing(np.nanmax(np.abs(raw)))
             self.notes.append(
-                f"time: column {name!r} holds 32-bit floats, whose steps are {step:.2g} in its unit: too coarse?"
+                f"time: column {name!r} holds 32-bit floats, which resolve steps of {step:.2g} only"
             )
-        seen, why = _guess_time_format(raw, self.units.get("time", "s"))
-        named = _TIME_FORMAT_OF.get(base) or ("unix" if "time" in self.units else None)
+        seen, why = _guess_time_format(raw, unit)
+        named = _TIME_FORMAT_OF.get(base) or ("unix" if unit != "s" else None)
         remedy = f"say which it is with --time-format {'|'.join(TIME_FORMATS)}"
-        if given:
-            if (given == "iso") != (seen == "iso") and seen:
-                self._refuse(
-                    f"--time-format {given} does not fit column {name!r}, where {why}",
-                    f"try --time-format {seen}",
-                )
-            return given
-        if named and seen and named != seen:
+        if given and seen and given != "iso" and seen == "iso":
+            self._refuse(
+                f"--time-format {given} does not fit column {name!r}: {why}", "try --time-format iso"
+            )
+        if not given and named and seen and named != seen:
             self._refuse(f"column {name!r} is named like {named}, but {why}", remedy)
-        if not named and not seen:
+        if not given and not named and not seen:
             self._refuse(f"the format of time column {name!r} is not clear: {why}", remedy)
-        source = "by its name" if named else f"because {why}"
-        self.notes.append(f"time: column {name!r}, format {named or seen} {source}")
-        return named or seen
+        if not given:
+            source = "by its name" if named else f"because {why}"
+            self.notes.append(f"time: column {name!r}, format {named or seen} {source}")
+        found = given or named or seen
+        if unit != "s" and found != "unix":
+            self._refuse(
+                f"time column {name!r} cannot be {found} in {unit}", "give the column without a unit"
+            )
+        return found
 
     # Values
 
@@ -598,14 +598,14 @@ class EventReader:
         for _, each in faults:
             bad |= each
         first = np.flatnonzero(bad)[: _NUM_EXAMPLES - len(self.bad_examples)]
-        if first.size and not self.skip_bad_rows and first_row + raw.num_rows > 0:
+        if first.size and not self.skip_bad_rows:
             role = next(role for role, each in faults if each[first[0]])
             raise InputError(self._fault(role, raw, int(first[0]), first_row))
         for i in first:
             role = next(role for role, each in faults if each[i])
             self.bad_examples.append(f"row {first_row + int(i)}: {self._reason(role, raw, int(i))}")
         if "days" in values and self.whole_days:
-            self.whole_days = self._only_days(raw, values["days"], bad)
+            self.whole_days = self._only_days(raw)
         return values, bad
 
     def _fault(self, role: str, raw: "_Raw", i: int, first_row: int) -> str:
@@ -615,49 +615,44 @@ class EventReader:
         if role:
             names = [self.columns[each] for each in (("year", "day") if role == "year" else (role,))]
             where += f", column {' and '.join(map(repr, names))}"
-        return (
-            f"{self.path}: {where}: {self._reason(role, raw, i)}; correct the row, or leave out and count such rows "
-            f"with --skip-bad-rows"
-            + (f", or do without the column with --columns {role}=" if role in ("energy", "weight") else "")
-        )
+        remedy = "correct it, or leave out and count such rows with --skip-bad-rows"
+        if role in ("energy", "weight"):
+            remedy += f", or do without the column with --columns {role}="
+        return f"{self.path}: {where}: {self._reason(role, raw, i)}; {remedy}"
 
     def _reason(self, role: str, raw: "_Raw", i: int) -> str:
         """Why row i of a chunk cannot be used, first fault of `role`."""
         if not role:
             return raw.broken_reason(i)
+        first, last = _YEARS
         if role == "year":
-            year, day = (raw.arrays[self._index[each]][i] for each in ("year", "day"))
-            return f"year = {_show(year)}, day = {_show(day)} is not a year from {_CENTURIES[0]} and a day of it, from 1"
+            year, day = (raw.show(self._index[each], i) for each in ("year", "day"))
+            return f"year = {year}, day = {day} is not a day (from 1) of a year from {first} to {last}"
         value = raw.arrays[self._index[role]][i]
-        shown = f"{role} = {_show(value)}"
+        shown = f"{role} = {raw.show(self._index[role], i)}"
+        if _is_missing(value):
+            return f"{role} is missing or NaN"
         if role == "time" and self.time_format == "iso":
-            if _is_missing(value):
-                return "time is missing"
-            text = _show(value)
+            text = _show(value).strip("'")
             if re.search(r":60(\D|$)", text):
-                return f"{shown} lies in a leap second, which has no unix time; write :59"
-            if re.fullmatch(r"'\d\d?:\d\d(:\d\d(\.\d*)?)?'", text):
-                return f"{shown} has no date; write date and time into one column, as 2004-01-05T12:33:21"
-            return f"{shown} is not an ISO date from {_CENTURIES[0]} to {_CENTURIES[1] - 1}, as 2004-01-05T12:33:21"
-        number = float(_as_float(np.asarray([value], dtype=object))[0])
+                return f"{shown} lies in a leap second, which has no unix time: write :59"
+            if re.fullmatch(r"\d\d?:\d\d(:\d\d(\.\d*)?)?", text):
+                return f"{shown} has no date: write both into one column, as 2004-01-05T12:33:21"
+            return f"{shown} is not an ISO date from {first} to {last}, as 2004-01-05T12:33:21"
+        number = float(_as_float(np.array([value], dtype=object))[0])
         if math.isnan(number):
-            return f"{role} is missing or NaN" if _is_missing(value) else f"{shown} is not a number"
+            return f"{shown} is not a number"
         if math.isinf(number):
             return f"{shown} is not finite"
         if role == "time":
-            return f"{shown} as {self.time_format} is not in the years {_CENTURIES[0]} to {_CENTURIES[1] - 1}"
+            return f"{shown} as {self.time_format} is not in the years {first} to {last}"
         if role == "weight":
             return f"{shown} is negative"
         if role == "energy":
-            return (
-                f"{shown} is not positive"
-                if self.units.get("energy") != "log10"
-                else f"{shown} is too large for a logarithm"
-            )
-        low, high = (limit / _DEGREES_PER[self.units[role]] for limit in _RANGES[role])
-        return f"{shown} is outside [{low:.6g}, {high:.6g}]" + (
-            f" {self.units[role]}" if self.units[role] != "deg" else ""
-        )
+            return f"{shown} is " + ("no logarithm" if self.units.get(role) == "log10" else "not positive")
+        unit = self.units[role]
+        low, high = (limit / _DEGREES_PER[unit] for limit in _RANGES[role])
+        return f"{shown} is outside [{low:.6g}, {high:.6g}]" + (f" {unit}" if unit != "deg" else "")
 
     def _value_of(self, role: str, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         value = _as_float(raw)
@@ -695,29 +690,24 @@ class EventReader:
     def _days_of_year(self, raw: "_Raw") -> tuple[np.ndarray, np.ndarray]:
         year, day = (_as_float(raw.arrays[self._index[role]]) for role in ("year", "day"))
         with np.errstate(invalid="ignore"):
-            bad = ~((year >= _CENTURIES[0]) & (year < _CENTURIES[1]) & (year == np.floor(year)))
+            bad = ~((year >= _YEARS[0]) & (year <= _YEARS[1]) & (year == np.floor(year)))
             whole = np.where(bad, 2000, year).astype(np.int64)
             leap = (whole % 4 == 0) & ((whole % 100 != 0) | (whole % 400 == 0))
             bad |= ~((day >= 1) & (day < 366 + leap))
-        before = whole - 1  # days from 0001-01-01 to the new year, Gregorian
-        ordinal = before * 365 + before // 4 - before // 100 + before // 400
-        return ordinal - 730119.0 - 0.5 + (day - 1), bad
+        new_year = (whole - 1970).astype("datetime64[Y]").astype("datetime64[D]").astype(np.float64)
+        return new_year - 10957.5 + (day - 1), bad
 
-    def _only_days(self, raw: "_Raw", days: np.ndarray, bad: np.ndarray) -> bool:
+    def _only_days(self, raw: "_Raw") -> bool:
         """Whether the times of a chunk tell no more than the day."""
-        good = days[~bad]
-        if self.time_format == "unix":
-            return False
+        time = raw.arrays[self._index["time" if "time" in self._index else "day"]]
+        if time.dtype.kind == "M":
+            return np.datetime_data(time.dtype)[0] == "D"
         if self.time_format == "iso":
-            time = raw.arrays[self._index["time"]]
-            if time.dtype.kind == "M":
-                return np.datetime_data(time.dtype)[0] == "D"
-            return all(len(_show(each).strip("'").strip()) <= 10 for each in time[~bad])
-        if self.time_format == "year+day":
-            return bool(np.all(good + 0.5 == np.floor(good + 0.5)))
-        # A few round numbers may be chance; more of them are a list of days.
-        midnight, noon = (np.all(good + shift == np.floor(good + shift)) for shift in (0.5, 0.0))
-        return bool((midnight or noon) and len(good) >= 10)
+            return all(len(_show(each).strip("' ")) <= len("2004-01-05") for each in time)
+        # Julian dates begin at noon: a list of days may end in .5 everywhere.
+        number = _as_float(time)
+        number = number[np.isfinite(number)] + (0.5 if self.time_format == "jd" and number[0] % 1 else 0)
+        return bool(np.all(number == np.floor(number)))
 
 
 _RANGES = {
@@ -726,7 +716,7 @@ _RANGES = {
     "zenith": (0.0, 180.0),
     "azimuth": (-math.inf, math.inf),
 }
-_DAY_LIMITS = tuple((pd.Timestamp(year, 1, 1) - pd.Timestamp(2000, 1, 1)).days - 0.5 for year in _CENTURIES)
+_DAY_LIMITS = (-36524.5, 109571.5)  # 1900 January 1 and 2300 January 1, 0h
 
 
 def _require_choice(what: str, value, choices: tuple) -> None:
@@ -740,24 +730,22 @@ def _as_float(raw: np.ndarray) -> np.ndarray:
         return raw.astype(np.float64)
     value = np.full(len(raw), np.nan)
     if raw.dtype.kind in "OSU":
-        text = pd.Series(
-            [each.decode(errors="replace") if isinstance(each, bytes) else each for each in raw.tolist()],
-            dtype=object,
-        )
-        text = text.where(~text.map(lambda each: isinstance(each, bool)), None)
+        text = _as_text(raw)
+        text = text.where(~text.map(lambda each: isinstance(each, bool | np.bool_)), None)
         # float() and not to_numeric's own value: the last digit must not depend on the neighbours.
         good = np.flatnonzero(pd.to_numeric(text, errors="coerce").notna())
         value[good] = [float(text[i]) for i in good]
     return value
 
 
+def _as_text(raw: np.ndarray) -> pd.Series:
+    values = [each.decode(errors="replace") if isinstance(each, bytes) else each for each in raw.tolist()]
+    return pd.Series(values, dtype=object)
+
+
 def _is_missing(value) -> bool:
-    text = value.decode(errors="replace") if isinstance(value, bytes) else value
-    return (
-        text is None
-        or text is pd.NaT
-        or str(text).strip().lower() in ("", "nan", "nat", "none", "<na>", "na", "null")
-    )
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return text.strip().lower() in ("", "nan", "nat", "none", "<na>", "na", "null")
 
 
 def _show(value) -> str:
@@ -794,11 +782,8 @@ def _guess_time_format(raw: np.ndarray, unit: str) -> tuple[str | None, str]:
 def _days_of_iso(raw: np.ndarray) -> np.ndarray:
     """Days since J2000.0 of dates or ISO text, NaN where there is none."""
     if raw.dtype.kind != "M":
-        text = pd.Series(
-            [each.decode(errors="replace") if isinstance(each, bytes) else each for each in raw.tolist()],
-            dtype=object,
-        )
-        text = text.where(text.map(lambda each: isinstance(each, str)), "").astype(str).str.strip()
+        text = _as_text(raw)
+        text = text.where(text.map(lambda each: isinstance(each, str | int)), "").astype(str).str.strip()
         # Shorter forms, such as a bare year, would be read as their first of January.
         text = text.where(text.str.match(r"\d{4}-?\d\d?-?\d\d?(?!\d)|\d{8}T"), "")
         parsed = pd.to_datetime(text, utc=True, format="ISO8601", errors="coerce")
@@ -823,26 +808,38 @@ class _Raw:
     separator: str = ","
     num_columns: int = 0
 
+    def split(self, i: int) -> list[str]:
+        return _split_line(self.text[i].decode(errors="replace"), self.separator)
+
+    def show(self, index: int, i: int) -> str:
+        """A value as the file has it."""
+        fields = self.split(i) if self.text else []
+        if index < len(fields):
+            return fields[index] if _has_number(fields[index]) else _show(fields[index])
+        return _show(self.arrays[index][i])
+
     def broken_reason(self, i: int) -> str:
-        found = len(_split_line(self.text[i].decode(errors="replace"), self.separator))
-        return f"there are {found} values for {self.num_columns} columns"
+        return f"there are {len(self.split(i))} values for {self.num_columns} columns"
 
 
 class _Table:
     """What `EventReader` needs of a file: names, units and shapes of the columns, and chunks of them."""
 
     format = ""
-    names: Sequence[str]
     num_rows: int | None = None
     time_reference: str | None = None
 
-    @property
-    def units(self) -> list[str | None]:
-        return [None] * len(self.names)
+    def __init__(self, file: str, shown: str):
+        self._file, self._shown = file, shown
 
-    @property
-    def shapes(self) -> list[tuple[int, ...]]:
-        return [()] * len(self.names)
+    def _describe(self, names: Sequence[str], units=None, shapes=None) -> None:
+        self.names = list(names)
+        self.units: list[str | None] = units or [None] * len(self.names)
+        self.shapes: list[tuple[int, ...]] = shapes or [()] * len(self.names)
+
+    def count(self, indices: list[int]) -> int | None:
+        """Number of rows of these columns, where the file tells."""
+        return self.num_rows
 
     def chunks(self, indices: list[int], size: int, text: set[int]) -> Iterator[_Raw]:
         """Chunks of at most `size` rows of the columns in `indices`; those in `text` stay text."""
@@ -865,7 +862,7 @@ def _open_table(file: str, shown: str) -> _Table:
         raise InputError(f"{shown}: this is a directory; give an event file")
     if not os.path.exists(file):
         raise InputError(
-            f"{shown}: there is no such file; check the path, or use a shipped list such as dataset:auger-8eev"
+            f"{shown}: there is no such file; check the path, or use a shipped list, dataset:auger-8eev"
         )
     if not os.path.isfile(file):
         raise InputError(f"{shown}: this is not a regular file; write the events to a file first")
@@ -928,7 +925,8 @@ class _TextTable(_Table):
     format = "text"
 
     def __init__(self, file: str, shown: str, zipped: bool):
-        self._file, self._shown, self._zipped = file, shown, zipped
+        super().__init__(file, shown)
+        self._zipped = zipped
         comment, header, first, self._skip = "", None, None, 0
         try:
             with self._open() as handle:
@@ -939,9 +937,10 @@ class _TextTable(_Table):
                         if header is None and re.search(r"[^\W\d_]", words):
                             comment = words
                     elif text and header is None and not _has_number(text):
-                        header, self._skip = text, number + 1
+                        # What pandas makes of a first name that begins with a comment sign.
+                        header, self._skip = re.sub(r'^"#\s*', '"', text), number + 1
                     elif text:
-                        first = text
+                        first = text.partition("#")[0].strip()
                         break
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"{shown}: cannot be read ({error}); check that it is complete") from None
@@ -953,13 +952,16 @@ class _TextTable(_Table):
         self._separator = next((each for each in ",;\t" if each in first), " ")
         self._num_columns = len(_split_line(first, self._separator))
         names = self._names_in(header if header is not None else comment)
+        if names is None and first.rstrip().endswith(self._separator):
+            self._num_columns -= 1
+            names = self._names_in(header if header is not None else comment)
+            self._num_columns += names is None
         if names is None and header is not None:
             raise InputError(
-                f"{shown}: the header line does not fit the {self._num_columns} columns of the first row, "
-                f"{first[:80]!r}; write one name per column, without spaces inside, and dates as 2004-01-05T12:33:21"
+                f"{shown}: the header line, {header[:80]!r}, does not fit the {self._num_columns} columns of "
+                f"the first row, {first[:80]!r}; write one name per column, and dates as 2004-01-05T12:33:21"
             )
-        self._named = names is not None
-        self.names = names or [f"#{i + 1}" for i in range(self._num_columns)]
+        self._describe(names or [f"#{i + 1}" for i in range(self._num_columns)])
 
     def _names_in(self, line: str) -> list[str] | None:
         """One name per column from a header or comment line, or None where it does not fit."""
@@ -1027,11 +1029,11 @@ class _TextTable(_Table):
             frame = None
         if frame is None or len(frame) != len(lines):
             raise InputError(
-                f"{self._shown}: lines {numbers[0]} to {numbers[-1]} cannot be split into rows, because a quotation mark "
-                "is not closed; correct it"
+                f"{self._shown}: lines {numbers[0]} to {numbers[-1]} cannot be split into rows: "
+                "a quotation mark is not closed; correct it"
             )
         frame = frame.reset_index(drop=True)
-        broken = frame[beyond].notna().to_numpy()
+        broken = np.array(frame[beyond].notna())
         if space:
             # An empty last value is a short row, unless it is spelled out as nan.
             for i in np.flatnonzero(frame[last].isna().to_numpy()):
@@ -1071,7 +1073,7 @@ class _FitsTable(_Table):
     format = "fits"
 
     def __init__(self, file: str, shown: str, inner: str):
-        self._file, self._shown = file, shown
+        super().__init__(file, shown)
         with self._open() as hdus:
             tables = [i for i, hdu in enumerate(hdus) if self._is_table(hdu)]
             listing = ", ".join(f"{i} {hdus[i].name}".strip() for i in tables) or "none"
@@ -1091,23 +1093,14 @@ class _FitsTable(_Table):
             else:
                 self._extension = tables[0]
             hdu = hdus[self._extension]
-            self.names = list(hdu.columns.names)
             self.num_rows = int(hdu.header["NAXIS2"])
-            self._units = [unit or None for unit in hdu.columns.units]
-            self._shapes = [self._shape(column, hdu) for column in hdu.columns]
+            shapes = [self._shape(column, hdu) for column in hdu.columns]
+            self._describe(hdu.columns.names, [unit or None for unit in hdu.columns.units], shapes)
             reference = next((key for key in ("MJDREFI", "MJDREF", "MJDREFF") if key in hdu.header), None)
             if reference:
                 self.time_reference = (
                     f"{reference} = {hdu.header[reference]} ({hdu.header.get('TIMESYS', 'scale unknown')})"
                 )
-
-    @property
-    def units(self) -> list[str | None]:
-        return self._units
-
-    @property
-    def shapes(self) -> list[tuple[int, ...]]:
-        return self._shapes
 
     @staticmethod
     def _is_table(hdu) -> bool:
@@ -1117,11 +1110,10 @@ class _FitsTable(_Table):
 
     @staticmethod
     def _shape(column, hdu) -> tuple[int, ...]:
-        if str(column.format)[:1].isdigit() and not str(column.format).rstrip("0123456789.").endswith("A"):
-            repeat = int(re.match(r"\d+", str(column.format))[0])
-            if repeat != 1 and type(hdu).__name__ == "BinTableHDU":
-                return (repeat,)
-        return ()
+        repeat, code = re.match(r"(\d*)(.)", str(column.format)).groups()
+        if not hdu.header["XTENSION"].strip() == "BINTABLE" or code == "A":
+            return ()
+        return (int(repeat),) if repeat not in ("", "1") else ((0,) if code in "PQ" else ())
 
     def _open(self):
         from astropy.io import fits
@@ -1164,30 +1156,21 @@ class _Hdf5Table(_Table):
     format = "hdf5"
 
     def __init__(self, file: str, shown: str, inner: str):
-        self._file, self._shown = file, shown
+        super().__init__(file, shown)
         with self._open() as root:
             tables = {path: columns for path, columns in _hdf5_tables(root).items() if columns}
             place = self._choose(tables, inner.strip("/"))
             columns = tables[place]
             self._places = list(columns.values())
-            self.names = list(columns)
-            self._units, self._shapes, self._lengths = [], [], []
+            units, shapes, self._lengths = [], [], []
             for place, member in self._places:
                 node = root[place]
                 unit = node.attrs.get("units", node.attrs.get("unit")) if member is None else None
                 unit = unit.decode(errors="replace") if isinstance(unit, bytes) else unit
-                self._units.append(unit if isinstance(unit, str) else None)
-                self._shapes.append(node.dtype[member].shape if isinstance(member, str) else ())
+                units.append(unit if isinstance(unit, str) else None)
+                shapes.append(node.dtype[member].shape if isinstance(member, str) else ())
                 self._lengths.append(node.shape[0])
-            self.num_rows = max(self._lengths)
-
-    @property
-    def units(self) -> list[str | None]:
-        return self._units
-
-    @property
-    def shapes(self) -> list[tuple[int, ...]]:
-        return self._shapes
+            self._describe(list(columns), units, shapes)
 
     def _open(self):
         import h5py
@@ -1208,7 +1191,7 @@ class _Hdf5Table(_Table):
             raise InputError(f"{self._shown}: there is no table at /{inner}; the tables are {listing}")
         if not tables:
             raise InputError(
-                f"{self._shown}: the HDF5 file has no columns of equal length and no table; give an event list"
+                f"{self._shown}: the HDF5 file has neither columns nor a table; give an event list"
             )
         usable = [path for path, columns in tables.items() if _has_direction(list(columns))]
         if len(usable) == 1 or len(tables) == 1:
@@ -1219,15 +1202,18 @@ class _Hdf5Table(_Table):
             f"{self._shown}: there are {len(tables)} tables; say which, as {self._shown}:/NAME: {listing}"
         )
 
-    def chunks(self, indices: list[int], size: int, text: set[int]) -> Iterator[_Raw]:
+    def count(self, indices: list[int]) -> int:
         lengths = {self.names[index]: self._lengths[index] for index in indices}
         if len(set(lengths.values())) > 1:
             listing = ", ".join(f"{name} {length}" for name, length in lengths.items())
             raise InputError(
-                f"{self._shown}: the columns differ in length ({listing}); give columns with one value per event"
+                f"{self._shown}: the columns differ in length ({listing}); give one value per event in each"
             )
+        return next(iter(lengths.values()))
+
+    def chunks(self, indices: list[int], size: int, text: set[int]) -> Iterator[_Raw]:
         with self._open() as root:
-            num_rows = next(iter(lengths.values()))
+            num_rows = self.count(indices)
             for start in range(0, num_rows, size):
                 rows = slice(start, min(start + size, num_rows))
                 try:
@@ -1266,7 +1252,7 @@ def _hdf5_tables(root) -> dict[str, dict[str, tuple[str, str | int | None]]]:
         if node.dtype.names and node.ndim == 1:
             # What PyTables adds for its own use, and pandas' row labels, are no columns.
             members = [each for each in node.dtype.names if not (name == "table" and each == "index")]
-            tables[path] = {each: (path, each) for each in members if not node.dtype[each].names}
+            tables[path] = {each: (path, each) for each in members if _is_plain(node.dtype[each].base)}
         elif node.ndim == 2 and (block := re.fullmatch(r"block(\d+)_values", name)):
             items = root.get(f"{parent}/block{block[1]}_items")
             if items is not None and len(items) == node.shape[1] and node.dtype.kind in "iufS":
@@ -1277,13 +1263,19 @@ def _hdf5_tables(root) -> dict[str, dict[str, tuple[str, str | int | None]]]:
                 tables.setdefault(parent, {}).update({each: (path, i) for i, each in enumerate(labels)})
         elif (
             node.ndim == 1
-            and node.dtype.kind in "iufSO"
+            and _is_plain(node.dtype)
             and not re.fullmatch(r"axis\d+|block\d+_(items|values)", name)
         ):
             tables.setdefault(parent, {})[name] = (path, None)
 
     root.visititems(visit)
     return tables
+
+
+def _is_plain(dtype: np.dtype) -> bool:
+    import h5py
+
+    return dtype.kind in "iufbS" or (dtype.kind == "O" and h5py.check_string_dtype(dtype) is not None)
 
 
 def _has_direction(names: list[str]) -> bool:
@@ -1303,7 +1295,7 @@ class _ParquetTable(_Table):
     format = "parquet"
 
     def __init__(self, file: str, shown: str):
-        self._file, self._shown = file, shown
+        super().__init__(file, shown)
         try:
             import pyarrow.parquet
         except ImportError:
@@ -1312,14 +1304,9 @@ class _ParquetTable(_Table):
             ) from None
         with self._open() as source:
             schema = source.schema_arrow
-            self.names = list(schema.names)
             self.num_rows = source.metadata.num_rows
             nested = [pyarrow.types.is_nested(each.type) for each in schema]
-            self._shapes = [(0,) if each else () for each in nested]
-
-    @property
-    def shapes(self) -> list[tuple[int, ...]]:
-        return self._shapes
+            self._describe(schema.names, shapes=[(0,) if each else () for each in nested])
 
     def _open(self):
         import pyarrow

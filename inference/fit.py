@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffcr.errors import FitError, InputError, require_float64
-from diffcr.grid import RingGrid
 from diffcr.harmonics import rotate
 from diffcr.sky import precession_matrix
 
@@ -17,7 +16,7 @@ from .data import Counts
 from .dipole import Dipole, log10_p_value, significance_sigma
 from .known_exposure import maximise_known
 from .likelihood import Marginals, form_marginals, grouped_rate
-from .multipoles import Block, Maximum, expected_information, free_multipoles, make_block, maximise, ring_modes
+from .multipoles import Maximum, RingModes, expected_information, free_multipoles, make_block, maximise, ring_modes
 from .weights import sandwich
 
 DIPOLE_NORM = math.sqrt(4 * math.pi / 3)
@@ -172,17 +171,22 @@ def fit(
     ]
     if not known:
         livetime_inflation = _check_measurable(counts, data, modes, degree, order, prior)
-        blocks = tuple(make_block(d, m, g) for d, m, g in zip(data, modes, groups, strict=True))
-        best = _maximise(blocks, jnp.asarray(prior), max_steps=max_steps, batch=32 if len(degree) > 64 else None)
+        batch = 32 if len(degree) > 64 else None
+        best, blocks = _maximise(tuple(data), tuple(modes), prior, groups=groups, max_steps=max_steps, batch=batch)
     else:
         blocks, livetime_inflation = (), 1.0
-        best = _maximise_known(tuple(data), tuple(modes), known, jnp.asarray(prior), max_steps=max_steps)
+        best = _maximise_known(tuple(data), tuple(modes), known, prior, max_steps=max_steps)
     return _result(
         counts, best, places, data, modes, blocks, known, groups, degree, order, prior, livetime_inflation
     )
 
 
-_maximise = jax.jit(maximise, static_argnames=("max_steps", "batch"))
+@functools.partial(jax.jit, static_argnames=("groups", "max_steps", "batch"))
+def _maximise(data, modes, prior, *, groups, max_steps, batch):
+    blocks = tuple(make_block(d, m, g) for d, m, g in zip(data, modes, groups, strict=True))
+    return maximise(blocks, prior, max_steps=max_steps, batch=batch), blocks
+
+
 _maximise_known = jax.jit(maximise_known, static_argnames=("max_steps",))
 
 
@@ -231,9 +235,12 @@ def _result(
     )
 
 
+_sky = jax.jit(RingModes.sky)
+
+
 def _nuisances(data: Marginals, modes, best: Maximum, k: int, groups: int, known: bool):
     """Best relative rate and acceptance of one configuration, given the best sky."""
-    contrast = np.asarray(modes.sky(best.coefficients))
+    contrast = np.asarray(_sky(modes, best.coefficients))
     if known:
         rate = np.asarray(data.time) / (1 + np.asarray(best.rate_shifts[k]))
         rate /= rate.sum()
@@ -290,7 +297,7 @@ def _frame_rotation(counts: Counts, place: tuple) -> float:
     own, common = _days(counts, place), _days(counts)
     if counts.time_frame != "sidereal" or not np.isfinite(own):
         return 0.0
-    turn = np.asarray(precession_matrix(own)) @ np.asarray(precession_matrix(common)).T
+    turn = _precession(own) @ _precession(common).T
     return float(np.arctan2(turn[1, 0], turn[0, 0]))
 
 
@@ -306,8 +313,14 @@ def _to_j2000(counts: Counts, degree: np.ndarray, order: np.ndarray) -> np.ndarr
     place = degree * degree + degree + order
     unit = np.zeros((len(degree), (l_max + 1) ** 2))
     unit[np.arange(len(degree)), place] = 1.0
-    back = np.asarray(precession_matrix(days)).T
-    return np.asarray(rotate(unit, back))[:, place].T
+    return np.asarray(_rotate(unit, _precession(days).T))[:, place].T
+
+
+_rotate = jax.jit(rotate)
+
+
+def _precession(days: float) -> np.ndarray:
+    return np.asarray(jax.jit(precession_matrix)(days))
 
 
 def _known_acceptance(counts: Counts, place: tuple, exposure: dict) -> np.ndarray:
@@ -332,14 +345,11 @@ def _known_acceptance(counts: Counts, place: tuple, exposure: dict) -> np.ndarra
 
 def _check_measurable(counts: Counts, data, modes, degree, order, prior) -> float:
     """Refuse multipoles the field of view or the livetime cannot support; return the livetime's inflation."""
-    grid: RingGrid = counts.grid
-    expected = functools.partial(_expected, grid)
-    information = sum(expected(d.local, d.rate, m) for d, m in zip(data, modes, strict=True))
-    even = sum(
-        expected(d.local, jnp.full_like(d.rate, 1 / grid.n_ra), m) for d, m in zip(data, modes, strict=True)
-    )
+    pairs = [(np.asarray(d.local), np.asarray(d.rate), m) for d, m in zip(data, modes, strict=True)]
+    information = sum(expected_information(*pair) for pair in pairs)
+    even = sum(expected_information(n, np.full_like(rate, 1 / len(rate)), m) for n, rate, m in pairs)
     scale = counts.sum_weights / (4 * np.pi)
-    errors, errors_even = (_errors(np.asarray(f) + np.diag(prior), scale) for f in (information, even))
+    errors, errors_even = (_errors(f + np.diag(prior), scale) for f in (information, even))
     worst = int(np.argmax(np.where(prior > 0, 0, errors)))
     free_worst = errors[worst] if prior[worst] == 0 else 0.0
     if free_worst > MAX_INFLATION:
@@ -363,9 +373,6 @@ def _check_measurable(counts: Counts, data, modes, degree, order, prior) -> floa
     return float(np.max(errors[:2] / errors_even[:2]))
 
 
-_expected = jax.jit(expected_information, static_argnums=0)
-
-
 def _times(value: float) -> str:
     return f"{value:.3g} times" if value < 1e5 else "beyond any bound of"
 
@@ -376,5 +383,3 @@ def _errors(information: np.ndarray, scale: float) -> np.ndarray:
     variance = np.where(values > 1e-9, 1 / np.maximum(values, 1e-300), 1e30)
     return np.sqrt((vectors**2) @ variance)
 
-
-__all__ = ["Block", "FitResult", "dead_bins", "fit", "prior_precision"]

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from diffcr.grid import RingGrid, correlate
+from diffcr.grid import RingGrid
 from diffcr.harmonics import degrees_and_orders, ring_basis
 
 from .likelihood import Marginals, second_order
@@ -128,7 +128,7 @@ class Block(eqx.Module):
 
 
 def make_block(data: Marginals, modes: RingModes, groups: int) -> Block:
-    """Contract the marginals with the modes once. Pure; for 32-bit floats call it on 64-bit arrays and cast."""
+    """Contract the marginals with the modes once, for a rate constant within each of `groups` equal stretches."""
     n_time = data.time.shape[0]
     # The time bins are centred half a bin later than the hour-angle bins: t = RA + H holds for the centres.
     cosine, sine = modes.sky_cosine * data.rate, modes.sky_sine * data.rate
@@ -196,9 +196,11 @@ def _expand(block: Block, theta, rho, batch: int | None) -> _Expansion:
     point = jnp.concatenate([theta, block.rate_modes @ rho])
     gradient = jax.grad(objective)(point)
     unit = jnp.eye(params + modes_count, dtype=point.dtype)
-    columns = jax.lax.map(
-        lambda v: jax.jvp(jax.grad(objective), (point,), (v,))[1], unit, batch_size=batch or len(unit)
-    )
+
+    def column(v):
+        return jax.jvp(jax.grad(objective), (point,), (v,))[1]
+
+    columns = jax.lax.map(column, unit, batch_size=batch) if batch else jax.vmap(column)(unit)
     hessian = (columns + columns.T) / 2
     h_tt, h_ct, h_cc = hessian[:params, :params], hessian[params:, :params], hessian[params:, params:]
     inverse_diagonal = jnp.where(block.group_counts > 0, (1 + rho) ** 2, 0.0) / jnp.maximum(block.group_counts, 1e-300)
@@ -328,33 +330,41 @@ def maximise(
     return Maximum(theta, rhos, value, information, decrement, steps, positive)
 
 
-def expected_information(
-    grid: RingGrid,
-    n_local: Float[Array, "ring ra"],
-    rate: Float[Array, " time"],
-    modes: RingModes,
-) -> Float[Array, "param param"]:
-    """Expected information of the multipoles for a local map and a rate, about isotropy, rates eliminated.
+def expected_information(n_local: np.ndarray, rate: np.ndarray, modes: RingModes) -> np.ndarray:
+    """Expected information of the multipoles about isotropy, with the rates and the acceptance eliminated.
 
-    Efficient score: Y_a minus its projection on functions of time and of the local cell. Shape (param, param).
+    Analytic, on the host. With Y the basis, B the background and X_i = sum_tau N_tau Y_{tau i}:
+    F = sum B Y Y - sum n_i X X - H K H, where H couples the multipoles to the rate modes c and K is the
+    covariance of c. For the dipole and a constant rate it is PHYSICS' N (<cos^2 dec> - |c_0|^2) / 2.
 
     Args:
-        grid: The ring grid (for the number of bins).
-        n_local: Expected counts per local cell on the kept rings.
-        rate: Relative rate, sums to 1.
+        n_local: Expected counts per local cell on the kept rings, shape (ring, hour_angle).
+        rate: Relative rate, sums to 1, shape (time,).
         modes: The sky's basis on the kept rings.
+
+    Returns:
+        Information, shape (param, param).
     """
-    background = correlate(rate, n_local)
-    total = jnp.sum(n_local)
-    data = Marginals(
-        sky=background,
-        time=rate * total,
-        local=n_local,
-        rate=rate,
-        background=background,
-        residual=jnp.zeros_like(background),
-        rings=tuple(range(n_local.shape[0])),
+    cosine, sine, sky_c, sky_s, local_c, local_s = (np.asarray(x) for x in jax.tree.leaves(modes))
+    params, total = len(cosine), n_local.sum()
+    background = np.fft.irfft(np.fft.rfft(rate) * np.conj(np.fft.rfft(n_local, axis=1)), n=len(rate), axis=1)
+    mean_c, mean_s = sky_c @ rate, sky_s @ rate
+    basis = np.einsum("pmr,ma->pra", cosine, sky_c) + np.einsum("pmr,ma->pra", sine, sky_s)
+    along, across = (
+        cosine * mean_c[:, None] + sine * mean_s[:, None],
+        cosine * mean_s[:, None] - sine * mean_c[:, None],
     )
-    block = make_block(data, modes, grid.n_ra)
-    theta = jnp.zeros(modes.cosine.shape[0], n_local.dtype)
-    return _expand(block, theta, jnp.zeros(grid.n_ra, n_local.dtype), None).information
+    seen = np.einsum("pmr,mh->prh", along, local_c) + np.einsum("pmr,mh->prh", across, local_s)
+    basis, seen = basis.reshape(params, -1), seen.reshape(params, -1)
+    count_c, count_s = local_c @ n_local.T, local_s @ n_local.T
+    coupling = np.concatenate(
+        [
+            -np.einsum("pmr,mr->mp", cosine, count_c) + np.einsum("pmr,mr->mp", sine, count_s),
+            -np.einsum("pmr,mr->mp", sine, count_c) - np.einsum("pmr,mr->mp", cosine, count_s),
+            (seen @ n_local.ravel())[None],
+        ]
+    )
+    time_modes = np.concatenate([sky_c, sky_s, np.ones((1, len(rate)))])
+    kernel = (time_modes * rate) @ time_modes.T / total
+    own = (basis * background.ravel()) @ basis.T - (seen * n_local.ravel()) @ seen.T
+    return own - coupling.T @ kernel @ coupling

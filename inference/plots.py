@@ -50,7 +50,8 @@ _TIME_FRAMES = {
     "extended-sidereal": "Local extended-sidereal time [h]",
 }
 
-Marker = tuple[float, float, str]
+Marker = tuple[float | int, float | int, str]
+Limits = tuple[float | int, float | int]
 Estimate = tuple[str, Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
 
 
@@ -61,7 +62,7 @@ def sky_map(
     title: str = "",
     colorbar_label: str = "Relative intensity",
     diverging: bool = False,
-    limits: tuple[float, float] | None = None,
+    limits: Limits | None = None,
     galactic_plane: bool = True,
     frame_label: str = "equatorial, of date",
     markers: Sequence[Marker] = (),
@@ -106,17 +107,18 @@ def sky_map(
 def local_map(
     values: Real[np.ndarray, "ring hour_angle"],
     declination_edges: Float[np.ndarray, " edge"],
-    latitude: float,
-    zenith_max: float,
+    latitude: float | int,
+    zenith_max: float | int,
     title: str = "",
     colorbar_label: str = r"Acceptance [sr$^{-1}$]",
-    limits: tuple[float, float] | None = None,
+    limits: Limits | None = None,
 ) -> Figure:
     """Looking up from the site: zenith in the middle, North up, East to the left, radius = zenith angle.
 
     Args:
         values: Additive local map (acceptance, counts) on the ring grid; hour-angle bin h is centred on
-            h * 2 pi / n, westwards positive. Drawn per solid angle.
+            h * 2 pi / n, westwards positive. Drawn per solid angle; towards the celestial pole averaged along
+            the rings over the width that cells have at the equator, as the cells there are slivers.
         declination_edges: Ring edges [rad], shape (n_ring + 1,), increasing.
         latitude: Geographic latitude of the site [rad].
         zenith_max: Zenith angle at which the picture ends [rad].
@@ -141,6 +143,7 @@ def rate(
     dead: Bool[np.ndarray, " time"] | None = None,
     variance: Real[np.ndarray, " time"] | None = None,
     title: str = "",
+    max_bins: int = 72,
 ) -> Figure:
     """Counts per time bin relative to the mean of the live bins, with a band of one standard deviation.
 
@@ -151,12 +154,13 @@ def rate(
         dead: True where a bin has no livetime; these are shaded and left out of the mean. Default: none.
         variance: Variance of the counts; n (Poisson) by default, sums of squared weights for weighted events.
         title: A few words above the picture.
+        max_bins: Neighbouring bins are averaged until there are at most so many.
 
     Raises:
         InputError: If the time frame is unknown.
     """
     figure = _figure(_WIDTH, 3.2)
-    _draw_rate(figure.add_subplot(), time_counts, time_frame, fitted, dead, variance, title)
+    _draw_rate(figure.add_subplot(), time_counts, time_frame, fitted, dead, variance, title, max_bins)
     return figure
 
 
@@ -207,7 +211,7 @@ def dipole_ellipse(
     Raises:
         InputError: If the covariance is not positive definite.
     """
-    figure = _figure(_WIDTH, 4.4)
+    figure = _figure(_WIDTH, 3.7)
     _draw_dipole(figure.add_subplot(), delta, covariance, others, label, title)
     return figure
 
@@ -225,7 +229,7 @@ def demo_panel(
         dipole: Arguments of `dipole_ellipse`, by name.
     """
     figure = _figure(2 * _WIDTH, 7.4)
-    left = figure.subfigures(1, 2, width_ratios=(1.1, 1))
+    left = figure.subfigures(1, 2, width_ratios=(1, 1))
     panels = (
         (left[0].add_subplot(2, 1, 1, projection="mollweide"), _draw_sky, sky),
         (left[1].add_subplot(2, 1, 1), _draw_projection, projection),
@@ -272,8 +276,8 @@ def smooth_sky(
     background: Real[np.ndarray, "ring ra"],
     declination: Float[np.ndarray, " dec"],
     right_ascension: Float[np.ndarray, " alpha"],
-    radius: float,
-    min_background: float = 10.0,
+    radius: float | int,
+    min_background: float | int = 10.0,
 ) -> Float[np.ndarray, "ring ra"]:
     r"""Counts over background minus one, both summed in a disc around each cell. For pictures.
 
@@ -281,13 +285,13 @@ def smooth_sky(
 
     $$ |\alpha - \alpha'| \le \arccos \frac{\cos r - \sin d \sin d'}{\cos d \cos d'}, $$
 
-    a window along the ring, so the sums are products with its Fourier transform. A cell belongs to the disc
-    when its centre does. A dipole comes out damped by (1 + cos r) / 2.
+    a window along the ring, so the sums are products with its Fourier transform. Cells on the edge of the
+    disc count in part. A dipole comes out damped by (1 + cos r) / 2.
 
     Args:
         counts: Additive map of counts. Cells that are not finite count as unexposed, also below.
         background: Additive map of the counts expected of an isotropic sky.
-        declination: Ring centres [rad].
+        declination: Centres of rings of equal width from pole to pole [rad].
         right_ascension: Centres of the equal bins of right ascension [rad].
         radius: Of the disc [rad], in (0, pi].
         min_background: Discs with a smaller sum of background than this are NaN [counts].
@@ -307,26 +311,27 @@ def smooth_sky(
         raise InputError(
             f"the smoothing radius must be in (0, pi] radians, not {radius:g}; degrees were given?"
         )
-    n = counts.shape[1]
     exposed = np.isfinite(counts) & np.isfinite(background) & (background > 0)
     maps = np.stack([np.where(exposed, counts, 0.0), np.where(exposed, background, 0.0)], axis=-1)
+    n_ring, n = counts.shape
 
-    sine, cosine = np.sin(declination), np.cos(declination)
-    reach = (np.cos(radius) - np.outer(sine, sine)) / np.outer(cosine, cosine)
-    half_width = np.floor(np.arccos(np.clip(reach, -1, 1)) * n / (2 * np.pi) + 1e-9).astype(int)
-    empty = n // 2 + 1
-    half_width = np.where(reach > 1 + 1e-12, empty, np.minimum(half_width, n // 2))
-
-    # Row w: transform of the 2 w + 1 bins around 0; then the whole ring (where n is even its two ends are
-    # the same bin) and the empty window.
-    mode = np.arange(n // 2 + 1)
-    window = np.ones((empty + 1, mode.size))
-    window[1:-1] += 2 * np.cumsum(np.cos(2 * np.pi / n * np.outer(mode[1:], mode)), axis=0)
-    window[n // 2] = n * (mode == 0)
-    window[empty] = 0
-
+    # The edge of the disc cuts through cells: their share is taken along five lines in each ring.
+    line = declination[:, None] + np.pi / n_ring * np.linspace(-0.4, 0.4, 5)
+    share = np.cos(line) / np.cos(line).sum(axis=1, keepdims=True)
+    offset = np.arange(n // 2 + 1)
     modes = np.fft.rfft(maps, axis=1)
-    summed = np.stack([window[half_width, m] @ modes[:, m] for m in mode], axis=1)
+    summed = np.empty_like(modes)
+    for ring, dec in enumerate(declination):
+        reach = (np.cos(radius) - np.sin(dec) * np.sin(line)) / (np.cos(dec) * np.cos(line))
+        half_width = np.arccos(np.clip(reach, -1, 1)) * n / (2 * np.pi)
+        inside = np.clip(half_width[..., None] + 0.5 - offset, 0, 1)
+        # The window is even, so offsets k >= 0 suffice. Both of its ends reach into the first cell and, on a
+        # ring with an even number of cells, into the last.
+        inside[..., 0] = np.minimum(2 * half_width, 1)
+        if n % 2 == 0:
+            inside[..., -1] *= 2
+        kernel = np.fft.hfft(np.einsum("rl,rlk->rk", share, inside), n)[:, : offset.size]
+        summed[ring] = np.einsum("rm,rmc->mc", kernel, modes)
     total, expected = np.moveaxis(np.fft.irfft(summed, n=n, axis=1), -1, 0)
     shown = exposed & (expected >= max(min_background, 1e-9 * expected.max()))
     return np.divide(total, expected, out=np.full(counts.shape, np.nan), where=shown) - 1
@@ -339,7 +344,7 @@ def _draw_sky(
     title: str = "",
     colorbar_label: str = "Relative intensity",
     diverging: bool = False,
-    limits: tuple[float, float] | None = None,
+    limits: Limits | None = None,
     galactic_plane: bool = True,
     frame_label: str = "equatorial, of date",
     markers: Sequence[Marker] = (),
@@ -350,13 +355,14 @@ def _draw_sky(
 
     axes.set_xticks(np.radians(np.arange(-120, 121, 60)), labels=[])
     axes.set_yticks(np.radians(np.arange(-60, 61, 30)), labels=[])
+    axes.set_longitude_grid_ends(90)
     axes.grid(color="0.35", linewidth=0.4, alpha=0.6)
     # Right ascensions along the equator (360 and 0 outside, at its ends), declinations along the left edge.
     for ra in range(0, 361, 60):
         offset, align = {0: (5, "left"), 360: (-5, "right")}.get(ra, (0, "center"))
-        _note(axes, np.pi - np.radians(ra), 0, f"{ra}°", (offset, -1 if offset else -7), align)
+        _note(axes, np.pi - np.radians(ra), 0.0, f"{ra}°", (offset, -1 if offset else -7), align)
     for dec in (-60, -30, 30, 60):
-        _note(axes, -np.pi, np.radians(dec), f"{dec:+d}°".replace("-", "−"), (-5, 0), "right")
+        _note(axes, -np.pi, np.radians(dec), f"{dec:+d}°".replace("-", "−"), (-5, 4 * np.sign(dec)), "right")
 
     if galactic_plane:
         longitude = np.linspace(0, 2 * np.pi, 1441)
@@ -376,24 +382,25 @@ def _draw_sky(
             linestyle="none",
             label="Galactic centre",
         )
-        axes.legend(loc="lower right", bbox_to_anchor=(1.06, -0.1), frameon=False, handlelength=1.2)
+        axes.legend(loc="lower right", bbox_to_anchor=(1.08, -0.19), frameon=False, handlelength=1.2)
     for ra, dec, label in markers:
         x, y = _mollweide(np.radians(ra), np.radians(dec))
         axes.plot(x, y, "o", color="white", markeredgecolor=_BLACK, markersize=6, linestyle="none")
-        _note(axes, float(x), float(y), label, (0, 9), "center")
+        _note(axes, float(x), float(y), label, (5, 8), "left")
     axes.set_title(title)
-    axes.set_xlabel(f"RA, dec\n({frame_label})")
+    axes.set_xlabel(f"Right ascension [deg]\n({frame_label})")
+    axes.set_ylabel("Declination [deg]", labelpad=30)
 
 
 def _draw_local(
     axes: Axes,
     values: np.ndarray,
     declination_edges: np.ndarray,
-    latitude: float,
-    zenith_max: float,
+    latitude: float | int,
+    zenith_max: float | int,
     title: str = "",
     colorbar_label: str = r"Acceptance [sr$^{-1}$]",
-    limits: tuple[float, float] | None = None,
+    limits: Limits | None = None,
 ) -> None:
     _check_edges(values, declination_edges)
     zenith_edges = np.linspace(0, zenith_max, max(2, round(np.degrees(zenith_max) * 4)) + 1)
@@ -408,11 +415,11 @@ def _draw_local(
     n_ring, n_hour_angle = values.shape
     step = 2 * np.pi / n_hour_angle
     ring = np.clip(np.searchsorted(declination_edges, declination, side="right") - 1, 0, n_ring - 1)
-    density = values / (np.diff(np.sin(declination_edges)) * step)[:, None]
+    density = _square_cells(values, declination_edges) / (np.diff(np.sin(declination_edges)) * step)[:, None]
     shown = density[ring, np.rint(hour_angle / step).astype(int) % n_hour_angle]
 
     axes.set_theta_zero_location("N")
-    axes.set_theta_direction(1)  # counterclockwise: seen from below, East lies to the left of North
+    axes.set_theta_direction(-1)  # counterclockwise: seen from below, East lies to the left of North
     _mesh(axes, azimuth_edges, np.degrees(zenith_edges), shown, colorbar_label, False, limits, "vertical")
     axes.set_ylim(0, np.degrees(zenith_max))
     axes.set_thetagrids((0, 90, 180, 270), labels=("N", "E", "S", "W"))
@@ -424,7 +431,7 @@ def _draw_local(
         text.set_path_effects(_HALO)
     axes.grid(color="0.35", linewidth=0.5, alpha=0.6)
     axes.set_title(title)
-    axes.set_xlabel("Zenith angle (radius), azimuth")
+    axes.set_xlabel("Looking up; radius: zenith angle [deg]")
 
 
 def _draw_rate(
@@ -435,29 +442,36 @@ def _draw_rate(
     dead: np.ndarray | None = None,
     variance: np.ndarray | None = None,
     title: str = "",
+    max_bins: int = 72,
 ) -> None:
     if time_frame not in _TIME_FRAMES:
         raise InputError(f"unknown time frame {time_frame!r}; choose one of {', '.join(_TIME_FRAMES)}")
-    edges = np.linspace(0, 24, time_counts.size + 1)
-    dead = np.zeros(time_counts.size, bool) if dead is None else dead
-    counts = np.where(dead, np.nan, time_counts)
-    mean = counts[~dead].mean() if np.any(counts[~dead] > 0) else 1.0
-    error = np.sqrt(counts if variance is None else np.where(dead, np.nan, variance)) / mean
-    curves = [counts / mean - 1 - error, counts / mean - 1, counts / mean - 1 + error]
-    if fitted is not None:
-        curves.append(np.where(dead, np.nan, fitted / mean - 1))
-    power, curves = _scaled(np.stack(curves))
-    low, middle, high = curves[:3]
+    n = time_counts.size
+    live = np.ones(n, bool) if dead is None else ~dead
+    mean = time_counts[live].mean() if np.any(time_counts[live] > 0) else 1.0
+    group = next(size for size in range(1, n + 1) if n % size == 0 and n // size <= max(max_bins, 1))
 
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.where(live, values, 0.0).reshape(-1, group).sum(axis=1)
+
+    number = np.where(total(np.ones(n)) > 0, total(np.ones(n)), np.nan)
+    relative = total(time_counts) / number / mean - 1
+    error = np.sqrt(total(time_counts if variance is None else variance)) / number / mean
+    expected = np.full_like(relative, np.nan) if fitted is None else total(fitted) / number / mean - 1
+    power, curves = _scaled(np.stack([relative - error, relative, relative + error, expected]))
+    low, middle, high, expected = curves
+
+    edges = np.linspace(0, 24, n + 1)
+    shown = edges[::group]
     axes.axhline(0, color="0.5", linewidth=0.8)
     axes.stairs(
-        high, edges, baseline=low, fill=True, color=_BLUE, alpha=0.3, linewidth=0, label=r"$\pm 1\sigma$"
+        high, shown, baseline=low, fill=True, color=_BLUE, alpha=0.3, linewidth=0, label=r"$\pm 1\sigma$"
     )
-    axes.stairs(middle, edges, baseline=None, color=_BLUE, linewidth=1.0, label="Counts")
+    axes.stairs(middle, shown, baseline=None, color=_BLUE, linewidth=1.0, label="Counts")
     if fitted is not None:
-        axes.stairs(curves[3], edges, baseline=None, color=_VERMILION, linewidth=1.6, label="Fit")
-    starts = np.flatnonzero(np.diff(np.concatenate([[False], dead]).astype(int)) == 1)
-    ends = np.flatnonzero(np.diff(np.concatenate([dead, [False]]).astype(int)) == -1) + 1
+        axes.plot((shown[1:] + shown[:-1]) / 2, expected, color=_VERMILION, linewidth=1.6, label="Fit")
+    starts = np.flatnonzero(~live & np.concatenate([[True], live[:-1]]))
+    ends = np.flatnonzero(~live & np.concatenate([live[1:], [True]])) + 1
     for index, (start, end) in enumerate(zip(starts, ends, strict=True)):
         label = "No livetime" if index == 0 else None
         axes.axvspan(
@@ -568,7 +582,8 @@ def _draw_dipole(
         "o",
         color=_BLUE,
         markeredgecolor="white",
-        markersize=6,
+        markersize=7,
+        zorder=5,
         linestyle="none",
         label=label,
     )
@@ -577,18 +592,19 @@ def _draw_dipole(
         axes.errorbar(
             x, y, yerr=dy, xerr=dx, fmt="sD^vP"[index % 5], color=_OTHERS[index % 5], markersize=5, label=name
         )
-    # The legend stands beside the picture: inside it would cover an estimate sooner or later.
+    # A strip to the right of everything drawn is kept for the legend; the scales stay equal because the
+    # ranges have the proportions of the box.
     low, high = extent.min(axis=1), extent.max(axis=1)
-    half = 0.56 * np.max(high - low)
-    axes.set_xlim(*((low + high)[0] / 2 + np.array([-half, half])))
-    axes.set_ylim(*((low + high)[1] / 2 + np.array([-half, half])))
-    axes.set_aspect("equal")
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    middle, half, strip = (low + high) / 2, 0.56 * np.max(high - low), 0.5
+    axes.set_xlim(middle[0] - half, middle[0] + half * (1 + 2 * strip))
+    axes.set_ylim(middle[1] - half, middle[1] + half)
+    axes.set_box_aspect(1 / (1 + strip))
+    axes.xaxis.set_major_locator(MaxNLocator(7))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel(_with_power(r"$\delta_{0\mathrm{h}}$", power))
     axes.set_ylabel(_with_power(r"$\delta_{6\mathrm{h}}$", power))
     axes.set_title(title)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.02), frameon=False, handlelength=1.4)
+    axes.legend(loc="upper right", handlelength=1.2)
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -604,7 +620,7 @@ def _mesh(
     values: np.ndarray,
     label: str,
     diverging: bool,
-    limits: tuple[float, float] | None,
+    limits: Limits | None,
     orientation: str,
 ) -> None:
     """Colour the cells between the edges x and y, with a colour bar that shows where colours saturate."""
@@ -644,12 +660,24 @@ def _mesh(
     bar.update_ticks()
 
 
+def _square_cells(values: np.ndarray, declination_edges: np.ndarray) -> np.ndarray:
+    """Running means along each ring, over as many cells as fit into one cell of the equator."""
+    cosine = np.cos((declination_edges[1:] + declination_edges[:-1]) / 2)
+    n = values.shape[1]
+    out = np.empty(values.shape)
+    for row, ring, side in zip(out, values, np.rint((1 / cosine - 1) / 2).astype(int), strict=True):
+        side = min(side, (n - 1) // 2)
+        wrapped = np.take(ring, np.arange(-side, n + side), mode="wrap")
+        row[:] = np.lib.stride_tricks.sliding_window_view(wrapped, 2 * side + 1).mean(axis=-1)
+    return out
+
+
 def _mollweide(right_ascension, declination):
     """Coordinates on the map of directions [rad]: x = -(alpha - pi) for alpha in [0, 2 pi)."""
     return np.pi - np.mod(right_ascension, 2 * np.pi), declination
 
 
-def _note(axes: Axes, x: float, y: float, text: str, offset: tuple[float, float], align: str) -> None:
+def _note(axes: Axes, x: float, y: float, text: str, offset: tuple, align: str) -> None:
     axes.annotate(
         text,
         (x, y),
@@ -690,7 +718,7 @@ def _harmonic_label(harmonic: Sequence[float] | np.ndarray, covariance: np.ndarr
     a, b = (float(value) for value in harmonic)
     amplitude, phase = np.hypot(a, b), np.degrees(np.arctan2(b, a)) % 360
     if covariance is None or amplitude == 0:
-        power, value = _scaled(np.array(amplitude))
+        power, (value,) = _scaled(np.array([amplitude]))
         times = rf" \times 10^{{{power}}}" if power else ""
         return rf"$A = {value:.2f}{times}$, $\alpha = {phase:.0f}^\circ$"
     radial, tangential = np.array([a, b]) / amplitude, np.array([-b, a]) / amplitude

@@ -42,11 +42,16 @@ def sandwich(
         Covariance (param, param), and the ratio of the Wald statistics with it and without it: the vertical
         scaling of the log-likelihood ratio (Chandler & Bate 2007, Biometrika 94, 167).
     """
+    kept = [(w2["n_time"], w2["n_local"][list(d.rings)]) for d, w2 in zip(data, squares, strict=True)]
+    covariance, scale = _sandwich(best, tuple(data), tuple(modes), blocks, known, tuple(kept), prior)
+    return np.asarray(covariance), float(scale)
+
+
+@jax.jit
+def _sandwich(best, data, modes, blocks, known, squares, prior):
     inverse = jnp.linalg.pinv(best.information, hermitian=True)
-    variance = jnp.diag(jnp.asarray(prior))
-    for k, (d, m, w2) in enumerate(zip(data, modes, squares, strict=True)):
-        time = jnp.asarray(w2["n_time"])
-        local = jnp.asarray(w2["n_local"][list(d.rings)])
+    variance = jnp.diag(prior)
+    for k, (m, (time, local)) in enumerate(zip(modes, squares, strict=True)):
         if blocks:
             along_sky, along_time, along_local = _efficient_score(best, blocks[k], k)
         else:
@@ -56,7 +61,7 @@ def sandwich(
     theta = best.coefficients
     plain = theta @ best.information @ theta
     robust = theta @ jnp.linalg.pinv(covariance, hermitian=True) @ theta
-    return np.asarray(covariance), float(jnp.where(plain > 0, robust / plain, 1.0))
+    return covariance, jnp.where(plain > 0, robust / plain, 1.0)
 
 
 def _efficient_score(best: Maximum, block: Block, k: int):

@@ -1,0 +1,321 @@
+"""Results on disk: fit.json, the pictures beside it, and the words on the terminal."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+
+import diffcr
+from diffcr.errors import InputError
+
+from . import plots
+from .data import Counts
+from .estimators import RayleighResult, rayleigh_of_counts
+from .fit import FitResult, dead_bins
+
+PICTURES = ("counts", "relative_intensity", "rate", "acceptance", "projection", "dipole", "panel")
+_SMOOTHING = math.radians(45.0)
+
+
+def fit_summary(result: FitResult) -> dict:
+    """Everything fit.json holds. Angles in degrees; phases are null while the counts are blinded."""
+    counts, dipole = result.counts, result.dipole
+    hidden = counts.blinded
+
+    def open_(value):
+        return None if hidden else value
+
+    entry = {
+        "delta_0h": open_(float(dipole.delta[0])),
+        "delta_6h": open_(float(dipole.delta[1])),
+        "covariance": open_(dipole.covariance[:2, :2].tolist()),
+        "amplitude": dipole.amplitude,
+        "amplitude_error": dipole.amplitude_error,
+        "amplitude_debiased": dipole.amplitude_debiased,
+        "upper_limit_95": dipole.upper_limit(0.95),
+        "upper_limit_99": dipole.upper_limit(0.99),
+        "right_ascension_deg": open_(math.degrees(dipole.right_ascension)),
+        "right_ascension_error_deg": math.degrees(dipole.right_ascension_error),
+    }
+    if result.known_exposure:
+        entry |= {"delta_N": float(dipole.delta[2]), "delta_N_error": float(np.sqrt(dipole.covariance[2, 2]))}
+        entry["covariance_3d"] = open_(dipole.covariance.tolist())
+    summary = {
+        "software": f"diffcr {diffcr.__version__}",
+        "num_events": int(counts.num_events.sum()),
+        "sum_weights": counts.sum_weights,
+        "effective_events": counts.effective_events,
+        "observatories": [_observatory(counts, k) for k in range(len(counts.sites))],
+        "configurations": [
+            {
+                "name": counts.label(place),
+                "num_events": int(counts.num_events[place]),
+                "mean_epoch": _finite(counts.mean_epoch[place]),
+                "rate_bins": bins,
+                "dead_bins": dead,
+            }
+            for place, bins, dead in zip(counts.configurations(), result.rate_bins, result.dead_bins, strict=True)
+        ],
+        "time_frame": counts.time_frame,
+        "equinox": result.equinox,
+        "mean_epoch": _finite(counts.overall_epoch()),
+        "grid": list(counts.grid.shape),
+        "lmax": result.l_max,
+        "exposure": "known" if result.known_exposure else "fitted",
+        "converged": result.converged,
+        "remaining_gain": result.remaining_gain,
+        "num_steps": result.num_steps,
+        "condition": _finite(result.condition),
+        "livetime_inflation": result.livetime_inflation,
+        "test_statistic": result.test_statistic,
+        "degrees_of_freedom": result.degrees_of_freedom,
+        "log10_p": result.log10_p,
+        "significance_sigma": result.significance,
+        "blinded": hidden,
+        "dipole": entry,
+        "multipoles": _multipoles(result, hidden),
+        "rayleigh": _rayleigh(rayleigh_of_counts(counts), hidden),
+        "inputs": list(counts.inputs),
+        "history": counts.history,
+    }
+    return summary
+
+
+def _observatory(counts: Counts, k: int) -> dict:
+    site = counts.sites[k]
+    degrees = {f"{n}_deg": math.degrees(getattr(site, n)) for n in ("latitude", "longitude", "zenith_max")}
+    return {"name": site.name, **degrees, "num_events": int(counts.num_events[k].sum())}
+
+
+def _multipoles(result: FitResult, hidden: bool) -> dict:
+    errors = np.sqrt(np.abs(np.diag(result.covariance)))
+    return {
+        "basis": "real, orthonormal, without the Condon-Shortley phase; m < 0 goes with sin(|m| RA)",
+        "l": result.degree.tolist(),
+        "m": result.order.tolist(),
+        "value": None if hidden else result.multipoles.tolist(),
+        "error": errors.tolist(),
+        "inflation": result.inflation.tolist(),
+        "prior_precision": result.prior_precision.tolist(),
+        "covariance": None if hidden else result.covariance.tolist(),
+    }
+
+
+def _rayleigh(result: RayleighResult, hidden: bool) -> dict:
+    return {
+        "amplitude": result.amplitude,
+        "amplitude_error": result.sigma,
+        "phase_deg": None if hidden else math.degrees(result.phase),
+        "log10_p": result.log10_p,
+        "note": "first harmonic in right ascension of date; assumes uniform exposure in right ascension",
+    }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def write_json(path: Path, content: dict) -> Path:
+    """Write JSON; it appears under its name only when complete."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error}); choose another -o or free some space") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def projection(result: FitResult) -> tuple[np.ndarray, np.ndarray]:
+    """Right-ascension projection: counts over fitted background minus one, and its error; shapes (ra,).
+
+    The background is what the fitted rates and acceptances expect of an isotropic sky, so that the fitted sky is
+    what is left. Errors are those of the counts alone.
+    """
+    counts = result.counts
+    observed, background, variance = (np.zeros(counts.grid.n_ra) for _ in range(3))
+    for place, expected in zip(counts.configurations(), backgrounds(result), strict=True):
+        observed += counts.n_sky[place].sum(axis=0)
+        background += expected.sum(axis=0)
+        variance += (counts.w2["n_sky"] if counts.weighted else counts.n_sky)[place].sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(background > 0, observed / background - 1, np.nan)
+        error = np.where(background > 0, np.sqrt(np.maximum(variance, 1e-300)) / background, np.nan)
+    return ratio, error
+
+
+def backgrounds(result: FitResult) -> list[np.ndarray]:
+    """Counts expected on the sky (ring, ra) of each configuration from its fitted rate and acceptance, I = 1."""
+    out = []
+    for place, rate, acceptance in zip(
+        result.counts.configurations(), result.rates, result.acceptances, strict=True
+    ):
+        n = len(rate)
+        sky = np.fft.irfft(np.fft.rfft(rate) * np.conj(np.fft.rfft(acceptance, axis=1)), n=n, axis=1)
+        counts = result.counts
+        # The scale of rate times acceptance is where the fitted sky reproduces the number of events.
+        intensity = 1 + contrast_of_date(result)
+        sky = np.maximum(sky, 0)
+        out.append(sky * counts.n_time[place].sum() / (sky * intensity).sum())
+    return out
+
+
+def contrast_of_date(result: FitResult) -> np.ndarray:
+    """Fitted delta I on the grid, in the frame of date, shape (ring, ra)."""
+    from diffcr.harmonics import synthesis
+
+    full = np.zeros((result.l_max + 1) ** 2)
+    full[result.degree**2 + result.degree + result.order] = result.multipoles_of_date
+    return np.asarray(synthesis(full, result.counts.grid, cell_average=True))
+
+
+def write_pictures(result: FitResult, folder: Path) -> list[Path]:
+    """Draw every picture of a fit into a folder; returns the paths."""
+    counts, grid = result.counts, result.counts.grid
+    edges = grid.declination_edges
+    frame = f"equatorial, of date ({counts.overall_epoch():.1f})" if counts.time_frame == "sidereal" else counts.time_frame
+    if counts.blinded:
+        frame = "right ascension blinded"
+    galactic = counts.time_frame == "sidereal" and not counts.blinded
+    sky = counts.n_sky.sum(axis=(0, 1, 2))
+    background = sum(backgrounds(result))
+    smooth = plots.smooth_sky(sky, background, grid.declination, grid.right_ascension, _SMOOTHING)
+    names = ", ".join(s.name for s in counts.sites)
+    sky_arguments = {
+        "values": smooth,
+        "declination_edges": edges,
+        "title": f"{names}: relative intensity, 45 degree top-hat",
+        "colorbar_label": "Relative intensity minus 1",
+        "diverging": True,
+        "galactic_plane": galactic,
+        "frame_label": frame,
+    }
+    ratio, error = projection(result)
+    bins = max(d for d in range(1, 25) if grid.n_ra % d == 0)
+    mean_cos = _projected(result)
+    projection_arguments = {
+        "right_ascension_deg": np.degrees(grid.right_ascension).reshape(bins, -1).mean(axis=1),
+        "excess": np.nanmean(ratio.reshape(bins, -1), axis=1),
+        "error": np.sqrt(np.nansum(error.reshape(bins, -1) ** 2, axis=1)) / (grid.n_ra // bins),
+        "harmonic": mean_cos * _of_date(result)[0],
+        "harmonic_covariance": mean_cos**2 * _of_date(result)[1],
+        "title": f"{names}: right-ascension projection",
+    }
+    first = counts.configurations()[0]
+    many = len(counts.configurations()) > 1
+    total = counts.n_time.sum(axis=(0, 1, 2))
+    rate_arguments = {
+        "time_counts": total if not many else counts.n_time[first],
+        "time_frame": counts.time_frame,
+        "dead": dead_bins(counts.n_time[first]),
+        "title": counts.label(first) + ": rate",
+    }
+    if not many:
+        rate_arguments["fitted"] = result.rates[0] * total.sum()
+    else:
+        rate_arguments["fitted"] = result.rates[0] * counts.n_time[first].sum()
+    if counts.weighted:
+        rate_arguments["variance"] = counts.w2["n_time"][first]
+    dipole = result.dipole
+    dipole_arguments = {
+        "delta": dipole.equatorial if not counts.blinded else np.array([dipole.amplitude, 0.0]),
+        "covariance": dipole.covariance[:2, :2],
+        "label": "Maximum likelihood" if not counts.blinded else "Phase hidden (blinded)",
+        "title": f"{names}: equatorial dipole, {result.equinox}",
+    }
+    drawn = {
+        "counts": plots.sky_map(
+            _masked(sky, background),
+            edges,
+            f"{names}: counts",
+            "Counts per cell" if not counts.weighted else "Sum of weights per cell",
+            galactic_plane=galactic,
+            frame_label=frame,
+        ),
+        "relative_intensity": plots.sky_map(**sky_arguments),
+        "rate": plots.rate(**rate_arguments),
+        "acceptance": plots.local_map(
+            result.acceptances[0], edges, counts.sites[first[0]].latitude, _zenith_edge(counts, first[0]),
+            title=f"{counts.label(first)}: fitted acceptance",
+        ),
+        "projection": plots.right_ascension_projection(**projection_arguments),
+        "dipole": plots.dipole_ellipse(**dipole_arguments),
+        "panel": plots.demo_panel(sky_arguments, projection_arguments, rate_arguments, dipole_arguments),
+    }
+    return [plots.save(figure, folder / f"{name}.png") for name, figure in drawn.items()]
+
+
+def _zenith_edge(counts: Counts, k: int) -> float:
+    return min(counts.sites[k].zenith_max + math.radians(2), math.pi / 2)
+
+
+def _masked(sky: np.ndarray, background: np.ndarray) -> np.ndarray:
+    return np.where(background > 1e-3 * background.max(), sky, np.where(sky > 0, sky, np.nan))
+
+
+def _projected(result: FitResult) -> float:
+    """Mean cos(dec) of the expected counts: what a dipole loses in the projection."""
+    weight = sum(backgrounds(result)).sum(axis=1)
+    return float(weight @ np.cos(result.counts.grid.declination) / weight.sum())
+
+
+def _of_date(result: FitResult) -> tuple[np.ndarray, np.ndarray]:
+    """The equatorial dipole in the frame of date, for pictures in that frame, with its covariance."""
+    norm = math.sqrt(4 * math.pi / 3)
+    place = [int(np.flatnonzero((result.degree == 1) & (result.order == m))[0]) for m in (1, -1)]
+    # The rotation by precession hardly changes the covariance.
+    return result.multipoles_of_date[place] / norm, result.dipole.covariance[:2, :2]
+
+
+def describe(summary: dict) -> list[str]:
+    """The result in a few lines for the terminal."""
+    dipole = summary["dipole"]
+    hidden = summary["blinded"]
+    power = _power(dipole["amplitude_error"])
+    unit = f" x 1e{power}" if power else ""
+
+    def number(value):
+        return "hidden" if value is None else f"{value / 10**power:+.2f}"
+
+    error = math.sqrt(dipole["covariance"][0][0]) if not hidden else dipole["amplitude_error"]
+    lines = [
+        f"events           {summary['num_events']} ({', '.join(o['name'] for o in summary['observatories'])})",
+        f"delta_0h         {number(dipole['delta_0h'])} +- {error / 10**power:.2f}{unit}",
+    ]
+    error = math.sqrt(dipole["covariance"][1][1]) if not hidden else dipole["amplitude_error"]
+    lines.append(f"delta_6h         {number(dipole['delta_6h'])} +- {error / 10**power:.2f}{unit}")
+    if "delta_N" in dipole:
+        lines.append(f"delta_N          {number(dipole['delta_N'])} +- {dipole['delta_N_error'] / 10**power:.2f}{unit}")
+    lines.append(
+        f"amplitude        {dipole['amplitude'] / 10**power:.2f} +- {dipole['amplitude_error'] / 10**power:.2f}{unit}"
+        f" (below {dipole['upper_limit_95'] / 10**power:.2f} at 95 %)"
+    )
+    phase = "hidden" if dipole["right_ascension_deg"] is None else f"{dipole['right_ascension_deg']:.1f}"
+    lines.append(
+        f"right ascension  {phase} +- {dipole['right_ascension_error_deg']:.1f} degrees ({summary['equinox']})"
+    )
+    lines.append(
+        f"significance     {summary['significance_sigma']:.2f} sigma (TS {summary['test_statistic']:.1f} for "
+        f"{summary['degrees_of_freedom']} degrees of freedom, log10 p {summary['log10_p']:.2f})"
+    )
+    if summary["livetime_inflation"] > 1.01:
+        dead = sum(c["dead_bins"] for c in summary["configurations"])
+        lines.append(
+            f"livetime         uneven, {dead} dead time bins: errors {summary['livetime_inflation']:.2f} times those of "
+            "a constant rate"
+        )
+    state = "yes" if summary["converged"] else "NO: this is not a maximum"
+    lines.append(f"converged        {state} ({summary['num_steps']} steps)")
+    return lines
+
+
+def _power(value: float) -> int:
+    """Power of ten that makes an error a number with one or two digits before the point."""
+    exponent = math.floor(math.log10(value)) if value > 0 else 0
+    return exponent if exponent < -1 else (-2 if exponent == -1 or exponent == -2 else 0)
+
+
