@@ -98,9 +98,15 @@ def draw_marginals(
         InputError: If an expected count is negative or not finite.
     """
     rings, n = acceptance.shape
-    for name, values in (("rate", rate), ("acceptance", acceptance), ("relative intensity", relative_intensity)):
+    for name, values in (
+        ("rate", rate),
+        ("acceptance", acceptance),
+        ("relative intensity", relative_intensity),
+    ):
         if not np.all(np.isfinite(values)) or np.min(values) < 0:
-            raise InputError(f"the {name} is negative or not finite somewhere: no counts can be drawn from it")
+            raise InputError(
+                f"the {name} is negative or not finite somewhere: no counts can be drawn from it"
+            )
     sums = [_empty(rings, n), _empty(rings, n)] if weight_spread > 0 else [_empty(rings, n)]
     # Right-ascension bin of (time, hour angle).
     column = (np.arange(n)[:, None] - np.arange(n)) % n

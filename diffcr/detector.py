@@ -499,11 +499,12 @@ def relative_rate(
             total = total + amplitude / order * jnp.sin(order * (t - phase))
         return total
 
-    edges = jnp.arange(grid.n_ra + 1) * grid.step
-    covered = primitive(jnp.clip(edges[:, None], starts[None, :], ends[None, :]))
-    average = jnp.diff(jnp.sum(covered, axis=1)) / grid.step
-    # An edge inside a gap leaves rounding of either sign where there is exactly nothing.
-    live = jnp.diff(jnp.sum(jnp.clip(edges[:, None], starts[None, :], ends[None, :]), axis=1)) > 1e-12
+    # How far each live interval has been passed at each bin edge; summed, the livetime up to that edge.
+    edges = np.arange(grid.n_ra + 1) * grid.step
+    passed = np.clip(edges[:, None], starts[None, :], ends[None, :])
+    live = np.diff(passed.sum(axis=1)) > 1e-12
+    average = jnp.diff(jnp.sum(primitive(jnp.asarray(passed)), axis=1)) / grid.step
+    # Inside a gap rounding leaves either sign where there is exactly nothing.
     average = jnp.where(live, jnp.maximum(average, 0.0), 0.0)
     if noise > 0:
         average = average * np.exp(noise * rng.standard_normal(grid.n_ra) - noise**2 / 2)
@@ -639,7 +640,7 @@ class RateModel(eqx.Module):
         require_float64("a rate in civil time")
         waves = civil_rate(
             days,
-            local_time(days, longitude, "solar"),
+            local_time(days, jnp.asarray(longitude, float), "solar"),
             self.seasonal,
             self.seasonal_phase,
             self.diurnal,
@@ -685,7 +686,8 @@ class RateModel(eqx.Module):
             elapsed = rng.uniform(0, ahead[-1], size)
             interval = np.clip(np.searchsorted(ahead, elapsed, side="right") - 1, 0, len(starts) - 1)
             days = starts[interval] + elapsed - ahead[interval]
-            return days[None], np.asarray(self.relative_rate(jnp.asarray(days), longitude)) / bound
+            relative = _relative_rate(self, jnp.asarray(days), jnp.asarray(longitude, float))
+            return days[None], np.asarray(relative) / bound
 
         return np.sort(_reject(rng, num, propose)[0])
 
@@ -724,8 +726,8 @@ class RateModel(eqx.Module):
         middle, length = (cuts[1:] + cuts[:-1]) / 2, np.diff(cuts)
         # Which bin a piece lies in depends on nothing traced, so it may be looked at inside a trace too.
         with jax.ensure_compile_time_eval():
-            index = grid.bin_of(np.asarray(local_time(jnp.asarray(middle), longitude, frame)))
-        weight = self.relative_rate(jnp.asarray(middle), longitude) * length
+            index = grid.bin_of(np.asarray(_local_time(middle, float(longitude), frame)))
+        weight = _relative_rate(self, jnp.asarray(middle), jnp.asarray(longitude, float)) * length
         folded = jnp.zeros(grid.n_ra).at[index].add(weight)
         return folded / jnp.sum(folded)
 
@@ -739,6 +741,16 @@ class RateModel(eqx.Module):
 
 
 # --- Helpers ----------------------------------------------------------------------------------------------
+
+
+# Compiled once per shape: the methods that use them work on millions of samples from outside any jit.
+_horizon = jax.jit(horizon)
+_local_time = jax.jit(local_time, static_argnames="frame")
+
+
+@eqx.filter_jit
+def _relative_rate(model: RateModel, days: Float[Array, " sample"], longitude: Float[Array, ""]):
+    return model.relative_rate(days, longitude)
 
 
 def _known(value) -> bool:
@@ -769,7 +781,7 @@ def _samples(grid: RingGrid, subdivide: int, profile: str):
 def _local_directions(site: Site, declination: np.ndarray, hour_angle: np.ndarray):
     """Zenith angle, azimuth and whether inside the zenith range, for every declination and hour angle."""
     declination, hour_angle = np.broadcast_arrays(declination[:, None], hour_angle[None, :])
-    zenith, azimuth = horizon(jnp.asarray(hour_angle), jnp.asarray(declination), site.latitude)
+    zenith, azimuth = _horizon(jnp.asarray(hour_angle), jnp.asarray(declination), site.latitude)
     return zenith, azimuth, (zenith >= site.zenith_min) & (zenith <= site.zenith_max)
 
 
@@ -859,7 +871,7 @@ def _bin_edges_in_days(start: float, end: float, longitude: float, frame: str, s
     the whole turns between them follow from how far the phase gets in one day.
     """
     with jax.ensure_compile_time_eval():
-        at = np.asarray(local_time(jnp.array([start, end, start + 1]), longitude, frame)) / (2 * np.pi)
+        at = np.asarray(_local_time(np.array([start, end, start + 1]), longitude, frame)) / (2 * np.pi)
     per_day = 1 + (at[2] - at[0] + 0.5) % 1 - 0.5
     turns = np.round(per_day * (end - start) - (at[1] - at[0])) + at[1] - at[0]
     slope = 2 * np.pi * turns / (end - start)

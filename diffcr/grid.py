@@ -151,7 +151,9 @@ def from_healpix(counts: np.ndarray, grid: RingGrid, subdivide: int = 4, nest: b
     return spread.reshape(*counts.shape[:-1], *grid.shape)
 
 
-def interpolate(sky: np.ndarray, grid: RingGrid, declination: np.ndarray, right_ascension: np.ndarray) -> np.ndarray:
+def interpolate(
+    sky: np.ndarray, grid: RingGrid, declination: np.ndarray, right_ascension: np.ndarray
+) -> np.ndarray:
     """Bilinear value of an intensive map (relative intensity, error) at given directions [rad].
 
     Right ascension is periodic; between the outermost ring centres and the poles the outermost ring holds.
@@ -190,5 +192,3 @@ def rebin(values: np.ndarray, grid: RingGrid, coarse: RingGrid) -> np.ndarray:
     lead = values.shape[:-2]
     shape = (*lead, coarse.n_ring, grid.n_ring // coarse.n_ring, coarse.n_ra, grid.n_ra // coarse.n_ra)
     return values.reshape(shape).sum(axis=(-3, -1))
-
-

@@ -179,7 +179,7 @@ def rotate(
     dec, ra = np.meshgrid(grid.declination, grid.right_ascension, indexing="ij")
     new = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
     # A row vector times R is R^T n: the direction that is carried to n.
-    old = jnp.matmul(jnp.asarray(new, matrix.dtype), matrix, precision=jax.lax.Precision.HIGHEST)
+    old = _dot(jnp.asarray(new, matrix.dtype), matrix)
     return _analysis(_at_directions(coefficients, old), grid, l_max)
 
 
@@ -225,11 +225,12 @@ def two_point(power: Float[AnyArray, "*batch l"], cos_eta: ArrayLike) -> Float[A
     """
     power, cos_eta = _floats(power), _floats(cos_eta)
     l_max = power.shape[-1] - 1
+    rows = tuple(row[0] for row in _recursion_by_order(l_max, cos_eta.dtype))
     # lambda_l0 = sqrt((2 l + 1) / 4 pi) P_l, so one more such factor makes the weight of P_l.
     weight = jnp.asarray(np.sqrt((2 * np.arange(l_max + 1) + 1) / (4 * np.pi)), power.dtype)
-    legendre = _map(lambda z: _legendre_at(z, l_max, 1)[:, 0] * weight, cos_eta.reshape(-1))
-    values = jnp.matmul(power.reshape(-1, l_max + 1), legendre.T, precision=jax.lax.Precision.HIGHEST)
-    return values.reshape(*power.shape[:-1], *cos_eta.shape)
+    weighted = power.reshape(-1, l_max + 1) * weight[None]
+    values = _map(lambda z: _dot(weighted, _legendre_at(z, rows)), cos_eta.reshape(-1))
+    return values.T.reshape(*power.shape[:-1], *cos_eta.shape)
 
 
 def power_from_two_point(values: Float[AnyArray, "*batch node"], l_max: int) -> Float[Array, "*batch l"]:
@@ -250,11 +251,11 @@ def power_from_two_point(values: Float[AnyArray, "*batch node"], l_max: int) -> 
         )
     cosine, weight = np.polynomial.legendre.leggauss(nodes)
     matrix = 2 * np.pi * weight[:, None] * np.polynomial.legendre.legvander(cosine, l_max)
-    return jnp.matmul(values, jnp.asarray(matrix, values.dtype), precision=jax.lax.Precision.HIGHEST)
+    return _dot(values, jnp.asarray(matrix, values.dtype))
 
 
 def to_healpy(coefficients: Float[AnyArray, "*batch coefficient"]) -> Complex[np.ndarray, "*batch alm"]:
-    """Complex a_lm (Condon-Shortley phase, m >= 0) in healpy's order: every l for m = 0, then for m = 1, ..."""
+    """Complex a_lm (Condon-Shortley phase) in the order of healpy: every l for m = 0, then for m = 1, ..."""
     coefficients = np.asarray(coefficients, float)
     l_max = _l_max(coefficients)
     degree, order = _healpy_order(l_max)
@@ -298,7 +299,7 @@ def _l_max(coefficients: AnyArray) -> int:
     l_max = math.isqrt(count) - 1
     if count == 0 or (l_max + 1) ** 2 != count:
         raise InputError(
-            f"coefficients must have (l_max + 1)**2 = 1, 4, 9, 16, ... entries along the last axis, not {count}"
+            f"coefficients must have (l_max + 1)**2 = 1, 4, 9, ... entries along the last axis, not {count}"
         )
     return l_max
 
@@ -417,19 +418,22 @@ def _fejer_weights(n_ring: int) -> np.ndarray:
     return weights
 
 
-def _legendre_at(z: Float[Array, ""], l_max: int, orders: int) -> Float[Array, "l m"]:
-    """lambda_lm(z) / cos(dec)^m, m < orders: polynomials in z = sin(dec), smooth at the poles."""
+def _recursion_by_order(l_max: int, dtype) -> tuple[Array, Array, Array]:
+    """a, a b and the seed (at l = m) of `_recursion`, each [m, l]."""
     a, b, seed = _recursion(l_max)
-    rows = (jnp.asarray(row[:, :orders], z.dtype) for row in (a, a * b, np.diag(seed)))
+    return tuple(jnp.asarray(row.T, dtype) for row in (a, a * b, np.diag(seed)))
+
+
+def _legendre_at(z: Float[Array, ""], rows: tuple[Array, Array, Array]) -> Float[Array, " l"]:
+    """lambda_lm(z) / cos(dec)^m of one order m: polynomials in z = sin(dec), smooth at the poles."""
 
     def step(carry, row):
         before, last = carry
-        a_l, ab_l, seed_l = row
-        value = a_l * z * last - ab_l * before + seed_l
+        a, ab, seed = row
+        value = a * z * last - ab * before + seed
         return (last, value), value
 
-    zero = jnp.zeros(orders, z.dtype)
-    return jax.lax.scan(step, (zero, zero), tuple(rows))[1]
+    return jax.lax.scan(step, (jnp.zeros_like(z), jnp.zeros_like(z)), rows)[1]
 
 
 @jax.jit  # a scan outside jit would be compiled anew at every call
@@ -438,28 +442,33 @@ def _at_directions(
 ) -> Float[Array, "*result"]:
     """The field at unit vectors: polynomials in z times the real and imaginary part of (x + i y)^m."""
     l_max = _l_max(coefficients)
-    flat = coefficients.reshape(-1, coefficients.shape[-1])
-    dtype = jnp.result_type(flat, direction)
-    # [part, m, l] -> (l m part, batch), zero where m > l: the basis in `value` holds other numbers there.
-    parts = (
-        flat.astype(dtype)[:, np.stack(_places(l_max))] * jnp.asarray(np.tri(l_max + 1).T, dtype)[None, None]
-    )
-    parts = parts.transpose(3, 2, 1, 0).reshape(-1, flat.shape[0])
+    dtype = jnp.result_type(coefficients, direction)
+    flat = coefficients.reshape(-1, coefficients.shape[-1]).astype(dtype)
+    rows = _recursion_by_order(l_max, dtype)
+    cosine, sine = (flat[:, place].transpose(1, 0, 2) for place in _places(l_max))  # [m, batch, l]
 
     def value(n):
-        def turn(power, _):
-            c, s = power
-            return (c * n[0] - s * n[1], c * n[1] + s * n[0]), jnp.stack(power)
+        x, y, z = n
 
-        one, nought = jnp.ones_like(n[0]), jnp.zeros_like(n[0])
-        powers = jax.lax.scan(turn, (one, nought), length=l_max + 1)[1]
-        basis = _legendre_at(n[2], l_max, l_max + 1)[:, :, None] * powers[None]
-        return jnp.matmul(basis.reshape(-1), parts, precision=jax.lax.Precision.HIGHEST)
+        def order(carry, row):
+            c, s, total = carry
+            cosine_m, sine_m, rows_m = row
+            legendre = _legendre_at(z, rows_m)
+            total += _dot(cosine_m, legendre) * c + _dot(sine_m, legendre) * s
+            return (c * x - s * y, c * y + s * x, total), None
+
+        start = (jnp.ones_like(x), jnp.zeros_like(x), jnp.zeros(flat.shape[0], dtype))
+        return jax.lax.scan(jax.checkpoint(order), start, (cosine, sine, rows))[0][2]
 
     values = _map(value, direction.reshape(-1, 3).astype(dtype))
     return values.T.reshape(*coefficients.shape[:-1], *direction.shape[:-1])
 
 
+def _dot(a: Array, b: Array) -> Array:
+    """Product in full precision: accelerators otherwise round 32-bit inputs to 10 bits."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
 def _map(function, points: Array) -> Array:
     """A function of one point at many, in pieces whose working arrays (and their gradients') stay small."""
-    return jax.lax.map(jax.checkpoint(function), points, batch_size=256)
+    return jax.lax.map(jax.checkpoint(function), points, batch_size=2048)

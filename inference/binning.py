@@ -29,7 +29,7 @@ from diffcr.sky import (
 )
 
 from .data import Counts
-from .events import EventChunk, EventReader, _split_path, resolve_input
+from .events import EventChunk, EventReader
 
 EQUINOXES = ("j2000", "date", "icrs")
 """How right ascension and declination of events are given; see `BinningOptions.equinox`."""
@@ -69,7 +69,9 @@ class BinningOptions:
         if self.equinox not in EQUINOXES:
             raise InputError(f"unknown equinox {self.equinox!r}: choose one of {', '.join(EQUINOXES)}")
         edges = self.energy_edges
-        if edges is not None and (len(edges) < 2 or any(b <= a for a, b in zip(edges, edges[1:], strict=False))):
+        if edges is not None and (
+            len(edges) < 2 or any(b <= a for a, b in zip(edges, edges[1:], strict=False))
+        ):
             raise InputError(f"energy edges must increase and be at least two, not {list(edges)}")
         if isinstance(self.epochs, str) and self.epochs != "yearly":
             raise InputError(f"epochs must be 'yearly' or a table of label, start, end; not {self.epochs!r}")
@@ -83,10 +85,11 @@ class _Accumulator:
         self.shapes = {"n_sky": (rings, bins), "n_local": (rings, bins), "n_half": (2, rings, bins)}
         self.sums = {name: np.zeros(math.prod(shape)) for name, shape in self.shapes.items()}
         self.squares = {name: np.zeros(math.prod(shape)) for name, shape in self.shapes.items()}
-        self.num_events, self.days = 0, 0.0
+        self.num_events, self.days, self.harmonic = 0, 0.0, 0j
         self.first, self.last = math.inf, -math.inf
 
-    def add(self, cells: dict[str, np.ndarray], weight: np.ndarray | None, days: np.ndarray) -> None:
+    def add(self, cells: dict, phasor: np.ndarray, weight: np.ndarray | None, days: np.ndarray) -> None:
+        self.harmonic += complex(phasor.sum() if weight is None else (weight * phasor).sum())
         for name, index in cells.items():
             size = len(self.sums[name])
             self.sums[name] += np.bincount(index, weight, size)
@@ -102,8 +105,12 @@ class _Accumulator:
         return out | {"n_time": out["n_half"].sum((0, 1))}
 
 
-@functools.partial(jax.jit, static_argnames=("frame", "equinox", "grid", "horizontal", "orbital", "want_zenith"))
-def _locate(days, first, second, longitude, latitude, index, *, frame, equinox, grid, horizontal, orbital, want_zenith):
+@functools.partial(
+    jax.jit, static_argnames=("frame", "equinox", "grid", "horizontal", "orbital", "want_zenith")
+)
+def _locate(
+    days, first, second, longitude, latitude, index, *, frame, equinox, grid, horizontal, orbital, want_zenith
+):
     """Cells, zenith and orbital weight of events. (first, second) is (ra, dec), or (zenith, azimuth)."""
     sidereal = local_time(days, longitude, "sidereal")
     if horizontal:
@@ -139,9 +146,13 @@ def _locate(days, first, second, longitude, latitude, index, *, frame, equinox, 
         zenith = first
     weight = None
     if orbital:
-        direction = unit_vector(right_ascension if frame == "sidereal" else sidereal - hour_angle, declination)
-        weight = 1 / jax.vmap(compton_getting_factor, (0, 0, None))(direction, precess(earth_velocity(days), days), index)
-    return cells, zenith, weight
+        direction = unit_vector(
+            right_ascension if frame == "sidereal" else sidereal - hour_angle, declination
+        )
+        weight = 1 / jax.vmap(compton_getting_factor, (0, 0, None))(
+            direction, precess(earth_velocity(days), days), index
+        )
+    return cells, jnp.exp(1j * right_ascension), zenith, weight
 
 
 def _to_mean_equinox(vector, days):
@@ -185,11 +196,13 @@ def bin_chunks(
     for chunk in chunks:
         rows = len(chunk.days) if chunk.days is not None else 0
         if chunk.days is None:
-            raise InputError(f"{source}: no time column: hour angles need the time of each event; name it with --columns time=NAME")
+            raise InputError(
+                f"{source}: no time column: hour angles need the time of each event; name it with --columns time=NAME"
+            )
         if not rows:
             continue
         read += rows
-        cells, zenith, orbital = locate(chunk, site, options)
+        cells, phasor, zenith, orbital = locate(chunk, site, options)
         weight = chunk.weight
         weighted |= weight is not None
         if orbital is not None:
@@ -202,7 +215,8 @@ def bin_chunks(
                 continue
             part = parts.setdefault((energy, epoch), _Accumulator(options.grid))
             pick = (lambda x, c=chosen: x) if chosen is None else (lambda x, c=chosen: x[c])
-            part.add({k: pick(v) for k, v in cells.items()}, None if weight is None else pick(weight), pick(chunk.days))
+            picked = {k: pick(v) for k, v in cells.items()}
+            part.add(picked, pick(phasor), None if weight is None else pick(weight), pick(chunk.days))
         if progress is not None:
             progress(rows)
     if below > 0.001 * read:
@@ -213,11 +227,18 @@ def bin_chunks(
     if not parts:
         cuts = ", ".join(f"{n} by {name}" for name, n in cut.items() if n) or "the file has no events"
         raise InputError(f"{source}: no event is left after cuts ({read} read; cut: {cuts}); widen the cuts")
-    return _assemble(parts, site, options, weighted, {"events_read": read, "cut": cut, "zenith_max_seen_deg": math.degrees(steepest)})
+    harmonic = sum(part.harmonic for part in parts.values())
+    entry = {
+        "events_read": read,
+        "cut": cut,
+        "zenith_max_seen_deg": math.degrees(steepest),
+        "right_ascension_harmonic": [harmonic.real, harmonic.imag],
+    }
+    return _assemble(parts, site, options, weighted, entry)
 
 
 def locate(chunk: EventChunk, site: Site, options: BinningOptions):
-    """Flat cell indices by marginal name, zenith angles [rad], orbital weights (or None), of the events of a chunk."""
+    """Cells by marginal name, exp(i RA), zenith angles [rad] and orbital weights (or None) of a chunk's events."""
     horizontal = chunk.ra is None
     first, second = (chunk.zenith, chunk.azimuth) if horizontal else (chunk.ra, chunk.dec)
     size = len(chunk.days)
@@ -227,7 +248,7 @@ def locate(chunk: EventChunk, site: Site, options: BinningOptions):
     def pad(values):
         return values if padded == size else np.pad(values, (0, padded - size), mode="edge")
 
-    cells, zenith, weight = _locate(
+    cells, phasor, zenith, weight = _locate(
         pad(chunk.days),
         pad(first),
         pad(second),
@@ -242,7 +263,8 @@ def locate(chunk: EventChunk, site: Site, options: BinningOptions):
         want_zenith=True,
     )
     named = {n: np.asarray(c)[:size] for n, c in zip(("n_sky", "n_local", "n_half"), cells, strict=True)}
-    return named, np.asarray(zenith)[:size], None if weight is None else np.asarray(weight)[:size]
+    arrays = (None if x is None else np.asarray(x)[:size] for x in (phasor, zenith, weight))
+    return named, *arrays
 
 
 def _select(chunk: EventChunk, zenith, options: BinningOptions, cut: dict):
@@ -257,7 +279,9 @@ def _select(chunk: EventChunk, zenith, options: BinningOptions, cut: dict):
 
     wants_energy = options.energy_range is not None or options.energy_edges is not None
     if wants_energy and chunk.energy is None:
-        raise InputError("energy cuts or bins were asked for, but the events have no energy; name it with --columns energy=NAME")
+        raise InputError(
+            "energy cuts or bins were asked for, but the events have no energy; name it with --columns energy=NAME"
+        )
     if options.time_range is not None:
         low, high = options.time_range
         apply((chunk.days >= low) & (chunk.days < high), "time")
@@ -291,7 +315,11 @@ def _groups(chunk: EventChunk, keep, labels, options: BinningOptions):
     if options.energy_edges is not None:
         place = np.searchsorted(options.energy_edges, chunk.energy, side="right") - 1
         bins = [(label, place == k) for k, label in enumerate(energy_labels(options.energy_edges))]
-    epochs = [(ALL_EPOCHS, None)] if labels is None else [(str(e), labels == e) for e in np.unique(labels[labels != ""])]
+    epochs = (
+        [(ALL_EPOCHS, None)]
+        if labels is None
+        else [(str(e), labels == e) for e in np.unique(labels[labels != ""])]
+    )
     for energy, in_energy in bins:
         for epoch, in_epoch in epochs:
             masks = [m for m in (keep, in_energy, in_epoch) if m is not None]
@@ -352,11 +380,12 @@ def bin_events(
     counts = bin_chunks(_with_time_of_day(reader, name), site, options, name, progress)
     entry = {
         "file": name,
-        "sha256": checksum(_split_path(resolve_input(reader.path)[0])[0]),
+        "sha256": checksum(reader.file),
         "site": site.name,
         "rows": reader.num_read,
         "bad_rows": reader.num_bad,
         "bad_examples": list(reader.bad_examples),
+        "notes": list(reader.notes),
         "columns": {role: str(column) for role, column in reader.columns.items()},
         "time_format": reader.time_format,
         "equinox": options.equinox,

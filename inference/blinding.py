@@ -10,6 +10,7 @@ from diffcr.errors import InputError
 
 from .data import Counts
 
+_TELLTALE = ("right_ascension_harmonic", "truth_dipole_j2000")
 _CONTEXT = b"diffcr blinding of right ascension"
 
 
@@ -23,7 +24,9 @@ def blind(counts: Counts, key: str) -> Counts:
         InputError: If the key is empty or the counts are blinded already.
     """
     if counts.blinded:
-        raise InputError("the counts are blinded already; unblind them first with the key they were blinded with")
+        raise InputError(
+            "the counts are blinded already; unblind them first with the key they were blinded with"
+        )
     if not key:
         raise InputError("the blinding key is empty; give any word, and keep it for `diffcr unblind`")
     history = {name: entry for name, entry in counts.history.items() if name != "unblinded"}
@@ -52,7 +55,9 @@ def _rotated(counts: Counts, bins: int, history: dict) -> Counts:
 
     moved = {name: roll(getattr(counts, name)) for name in ("n_sky", "n_time", "n_half")}
     squares = {name: roll(v) if name != "n_local" else v for name, v in counts.w2.items()}
-    return counts.replace(**moved, w2=squares, history=history)
+    # The sums over the events' own right ascensions would tell the angle.
+    inputs = tuple({k: v for k, v in e.items() if k not in _TELLTALE} for e in counts.inputs)
+    return counts.replace(**moved, w2=squares, history=history, inputs=inputs)
 
 
 def _bins(key: str, n: int) -> int:

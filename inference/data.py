@@ -69,7 +69,12 @@ class Counts:
     def __post_init__(self):
         lead = (len(self.sites), len(self.energies), len(self.epochs))
         rings, bins = self.grid.shape
-        tails = {"n_sky": (rings, bins), "n_time": (bins,), "n_local": (rings, bins), "n_half": (2, rings, bins)}
+        tails = {
+            "n_sky": (rings, bins),
+            "n_time": (bins,),
+            "n_local": (rings, bins),
+            "n_half": (2, rings, bins),
+        }
         arrays = {name: getattr(self, name) for name in MARGINALS}
         arrays |= {f"w2 of {name}": self.w2[name] for name in self.w2}
         for name, values in arrays.items():
@@ -146,7 +151,9 @@ class Counts:
             dataset.to_netcdf(part, engine="h5netcdf", encoding=packed)
             os.replace(part, path)
         except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error}); choose another -o or free some space") from error
+            raise InputError(
+                f"{path}: cannot be written ({error}); choose another -o or free some space"
+            ) from error
         finally:
             part.unlink(missing_ok=True)
         return path
@@ -212,7 +219,9 @@ def load_counts(path: str | os.PathLike) -> Counts:
         raise InputError(f"{path}: NetCDF, but not a counts file of diffcr; make one with `diffcr bin`")
     version = int(dataset.attrs.get("format_version", 0))
     if version > FORMAT_VERSION:
-        raise InputError(f"{path}: format version {version}, this diffcr reads up to {FORMAT_VERSION}; update diffcr")
+        raise InputError(
+            f"{path}: format version {version}, this diffcr reads up to {FORMAT_VERSION}; update diffcr"
+        )
     try:
         return _from_dataset(dataset)
     except KeyError as error:
@@ -233,7 +242,9 @@ def _from_dataset(dataset: xr.Dataset) -> Counts:
         for i, name in enumerate(dataset["observatory"].values)
     )
     squares = {
-        name: dataset[name.replace("n_", "w2_")].values for name in MARGINALS if name.replace("n_", "w2_") in dataset
+        name: dataset[name.replace("n_", "w2_")].values
+        for name in MARGINALS
+        if name.replace("n_", "w2_") in dataset
     }
     return Counts(
         grid=RingGrid(dataset.sizes["ring"], dataset.sizes["ra"]),
@@ -313,14 +324,18 @@ def _differs(one: Site, other: Site) -> bool:
 def _check_compatible(first: Counts, other: Counts) -> None:
     if first.grid.shape != other.grid.shape:
         one, two = ("{} x {}".format(*c.grid.shape) for c in (first, other))
-        raise InputError(f"counts on different grids, {one} and {two}, cannot be joined; bin both with one --grid")
+        raise InputError(
+            f"counts on different grids, {one} and {two}, cannot be joined; bin both with one --grid"
+        )
     if first.time_frame != other.time_frame:
         raise InputError(
             f"counts in different time frames, {first.time_frame} and {other.time_frame}, cannot be joined; "
             "bin both with one --time-frame"
         )
     if first.history.get("blind") != other.history.get("blind"):
-        raise InputError("one of the counts is blinded, or with another key; blind all with one key, or unblind")
+        raise InputError(
+            "one of the counts is blinded, or with another key; blind all with one key, or unblind"
+        )
     if first.history.get("orbital_removed") != other.history.get("orbital_removed"):
         raise InputError(
             "the Earth's orbital motion was removed from one of the counts only, or with another index; "

@@ -86,7 +86,9 @@ def rice_upper_limit(amplitude: float, sigma: float, level: float) -> float:
     return sigma * float(optimize.brentq(excess, 0.0, span, xtol=1e-10))
 
 
-def phase_error(vector: np.ndarray, covariance: np.ndarray, level: float = special.erf(math.sqrt(0.5))) -> float:
+def phase_error(
+    vector: np.ndarray, covariance: np.ndarray, level: float = special.erf(math.sqrt(0.5))
+) -> float:
     """Half-width [rad] of the interval centred on the phase that holds `level` of its probability.
 
     The probability density of the direction of a bivariate normal vector with the given mean and covariance,

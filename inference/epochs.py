@@ -23,27 +23,37 @@ def read_epochs(path: str | Path) -> tuple[tuple[str, float, float], ...]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such file; --epochs takes 'yearly' or a CSV file with columns label,start,end")
+        raise InputError(
+            f"{path}: no such file; --epochs takes 'yearly' or a CSV file with columns label,start,end"
+        )
     try:
         table = pd.read_csv(path, comment="#", dtype=str, skipinitialspace=True)
     except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable CSV table ({error}); it needs columns label,start,end") from error
+        raise InputError(
+            f"{path}: not a readable CSV table ({error}); it needs columns label,start,end"
+        ) from error
     table.columns = [str(c).strip().lower() for c in table.columns]
     missing = {"label", "start", "end"} - set(table.columns)
     if missing:
-        raise InputError(f"{path}: the table of epochs lacks column {sorted(missing)[0]}; it needs label,start,end")
+        raise InputError(
+            f"{path}: the table of epochs lacks column {sorted(missing)[0]}; it needs label,start,end"
+        )
     epochs = []
     for row, (label, start, end) in enumerate(table[["label", "start", "end"]].itertuples(index=False), 1):
         low, high = (_moment(x, path, row, name) for x, name in ((start, "start"), (end, "end")))
         if not high > low:
-            raise InputError(f"{path}: epoch {label!r} in row {row} ends before it starts; swap start and end")
+            raise InputError(
+                f"{path}: epoch {label!r} in row {row} ends before it starts; swap start and end"
+            )
         epochs.append((str(label).strip(), low, high))
     if not epochs:
         raise InputError(f"{path}: the table of epochs has no row")
     ordered = sorted(epochs, key=lambda e: e[1])
     for (one, _, end), (two, start, _) in zip(ordered, ordered[1:], strict=False):
         if start < end:
-            raise InputError(f"{path}: epochs {one!r} and {two!r} overlap; every event must belong to one epoch")
+            raise InputError(
+                f"{path}: epochs {one!r} and {two!r} overlap; every event must belong to one epoch"
+            )
     if len({label for label, _, _ in epochs}) < len(epochs):
         raise InputError(f"{path}: two epochs have the same label; give each configuration its own")
     return tuple(epochs)
@@ -113,7 +123,10 @@ def merge_test(fit_result, min_counts: float = 20.0) -> MergeTest:
         local = np.stack([counts.n_local[places[k]] for k in mine]) * scale
         # A_i times what the epoch's rate and the sky give: its expectation is proportional to n_i / A_i.
         seen = np.stack(
-            [_seen(counts.n_local[places[k]], fit_result.acceptances[k]) * counts.n_time[places[k]].sum() for k in mine]
+            [
+                _seen(counts.n_local[places[k]], fit_result.acceptances[k]) * counts.n_time[places[k]].sum()
+                for k in mine
+            ]
         )
         share = seen / seen.sum(axis=0)
         expected = share * local.sum(axis=0)
@@ -173,7 +186,9 @@ def merge_epochs(counts: Counts, force: bool = False) -> Counts:
     merged = {name: getattr(counts, name).sum(axis=2, keepdims=True) for name in MARGINALS}
     squares = {name: v.sum(axis=2, keepdims=True) for name, v in counts.w2.items()}
     events = counts.num_events.sum(axis=2, keepdims=True)
-    weighted = np.where(counts.num_events > 0, counts.mean_epoch * counts.num_events, 0).sum(axis=2, keepdims=True)
+    weighted = np.where(counts.num_events > 0, counts.mean_epoch * counts.num_events, 0).sum(
+        axis=2, keepdims=True
+    )
     with np.errstate(invalid="ignore", divide="ignore"):
         mean_epoch = np.where(events > 0, weighted / events, np.nan)
     return counts.replace(
@@ -185,4 +200,3 @@ def merge_epochs(counts: Counts, force: bool = False) -> Counts:
         livetime=counts.livetime.sum(axis=2, keepdims=True),
         history=counts.history | {"merged_epochs": list(counts.epochs)},
     )
-

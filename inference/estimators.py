@@ -91,7 +91,10 @@ def rayleigh(
 
 
 def rayleigh_of_counts(counts: Counts, order: int = 1) -> RayleighResult:
-    """The same from binned counts of all configurations together; the bin width is corrected for.
+    """The same from the counts of all configurations together.
+
+    The first harmonic is that of the events themselves, where their sums were kept; otherwise it is that of the
+    right-ascension bins, corrected for their width.
 
     Means nothing where the exposure is not uniform in right ascension: dead time and rate changes look like
     anisotropy.
@@ -102,7 +105,11 @@ def rayleigh_of_counts(counts: Counts, order: int = 1) -> RayleighResult:
         raise InputError("a Rayleigh analysis needs at least one event; the counts are empty")
     phase = np.exp(1j * order * counts.grid.right_ascension)
     smear = np.sinc(order / counts.grid.n_ra)
-    harmonic = 2 * np.sum(per_bin * phase) / per_bin.sum() / smear
+    sums = [entry.get("right_ascension_harmonic") for entry in counts.inputs]
+    if order == 1 and sums and all(sums):
+        harmonic, smear = 2 * complex(*np.sum(sums, axis=0)) / per_bin.sum(), 1.0
+    else:
+        harmonic = 2 * np.sum(per_bin * phase) / per_bin.sum() / smear
     per_ring = counts.n_sky.sum(axis=(0, 1, 2, 4))
     return RayleighResult(
         order=order,

@@ -887,6 +887,8 @@ def _open_table(file: str, shown: str) -> _Table:
         if packed:
             raise InputError(f"{shown}: the file is compressed with {packed}; decompress it first")
         raise InputError(f"{shown}: this is a binary file of unknown kind; {_KINDS}")
+    if kind == "text" and b"\r" in head and b"\n" not in head:
+        raise InputError(f"{shown}: its lines end in carriage returns alone; convert them to newlines")
     if inner and kind not in ("fits", "hdf5"):
         raise InputError(f"{shown}: a {kind} file has no part {inner!r}; give {file} alone")
     if kind == "text":
@@ -912,6 +914,8 @@ def _share_of_control(head: bytes) -> float:
 
 # Text
 
+# Lines are kept as they are beside their numbers, to name a bad row: at most so many at a time.
+_TEXT_ROWS = 200_000
 _PARSE = (
     {}
     if tuple(int(n) for n in pd.__version__.split(".")[:2]) >= (3, 1)
@@ -949,13 +953,13 @@ class _TextTable(_Table):
         if first is None:
             what = "has a header but no rows" if header or comment else "has no rows"
             raise InputError(f"{shown}: the file {what}; give a file with events")
-        self._separator = next((each for each in ",;\t" if each in first), " ")
-        self._num_columns = len(_split_line(first, self._separator))
-        names = self._names_in(header if header is not None else comment)
-        if names is None and first.rstrip().endswith(self._separator):
-            self._num_columns -= 1
-            names = self._names_in(header if header is not None else comment)
-            self._num_columns += names is None
+        head = header if header is not None else comment
+        # A comma may be a decimal comma where the names are separated by something else.
+        candidates = [each for each in ",;\t" if each in first] or [" "]
+        fitting = [each for each in candidates if self._names_in(head, first, each)]
+        self._separator = (fitting or candidates)[0]
+        names = self._names_in(head, first, self._separator)
+        self._num_columns = len(names or _split_line(first, self._separator))
         if names is None and header is not None:
             raise InputError(
                 f"{shown}: the header line, {header[:80]!r}, does not fit the {self._num_columns} columns of "
@@ -963,14 +967,17 @@ class _TextTable(_Table):
             )
         self._describe(names or [f"#{i + 1}" for i in range(self._num_columns)])
 
-    def _names_in(self, line: str) -> list[str] | None:
-        """One name per column from a header or comment line, or None where it does not fit."""
+    @staticmethod
+    def _names_in(line: str, row: str, separator: str) -> list[str] | None:
+        """One name per column of a row, from a header or comment line, or None where it does not fit."""
+        values = _split_line(row, separator)
         joined = re.sub(r"\s+([\[(])", r"\1", re.sub(r"([\[(])\s+|\s+([\])])", r"\1\2", line))
-        for text, separator in ((line, self._separator), (line, " "), (joined, " ")):
-            names = [name.strip() for name in _split_line(text, separator)]
-            while self._separator != " " and len(names) > self._num_columns and not names[-1]:
+        for text, between in ((line, separator), (line, " "), (joined, " ")):
+            names = [name.strip() for name in _split_line(text, between)]
+            # A separator behind the last value begins no column.
+            while separator != " " and names and not names[-1]:
                 names.pop()
-            if len(names) == self._num_columns:
+            if names and len(values) - (not values[-1]) <= len(names) <= len(values):
                 return names
         return None
 
@@ -987,7 +994,7 @@ class _TextTable(_Table):
             seen = self._skip
             while True:
                 try:
-                    lines = list(itertools.islice(handle, size))
+                    lines = list(itertools.islice(handle, min(size, _TEXT_ROWS)))
                 except (OSError, EOFError, zlib.error) as error:
                     raise InputError(
                         f"{self._shown}: breaks off after line {seen} ({error}); the file is not complete"
@@ -1030,7 +1037,7 @@ class _TextTable(_Table):
         if frame is None or len(frame) != len(lines):
             raise InputError(
                 f"{self._shown}: lines {numbers[0]} to {numbers[-1]} cannot be split into rows: "
-                "a quotation mark is not closed; correct it"
+                "a quotation mark is not closed, or a carriage return stands inside a line; correct it"
             )
         frame = frame.reset_index(drop=True)
         broken = np.array(frame[beyond].notna())
@@ -1051,7 +1058,10 @@ def _split_line(line: str, separator: str) -> list[str]:
     line = line.partition("#")[0].strip("\r\n") if not line.lstrip().startswith("#") else line
     if separator == " ":
         return next(csv.reader([" ".join(line.split())], delimiter=" "), [])
-    return next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
+    try:
+        return next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
+    except csv.Error:
+        return line.split(separator)
 
 
 def _has_number(line: str) -> bool:
@@ -1128,16 +1138,19 @@ class _FitsTable(_Table):
         return hdus
 
     def chunks(self, indices: list[int], size: int, text: set[int]) -> Iterator[_Raw]:
-        with self._open() as hdus:
-            for start in range(0, self.num_rows, size):
+        for start in range(0, self.num_rows, size):
+            # Opened anew for each chunk: the pages read stay in memory as long as the file is mapped.
+            with self._open() as hdus:
                 try:
                     rows = hdus[self._extension].data[start : start + size]
                     arrays = {index: _native(np.array(rows.field(index))) for index in indices}
+                    num_rows = len(rows)
+                    del rows
                 except (OSError, ValueError, TypeError) as error:
                     raise InputError(
                         f"{self._shown}: breaks off after row {start} ({error}); the file is not complete"
                     ) from None
-                yield _Raw(arrays, len(rows))
+            yield _Raw(arrays, num_rows)
 
 
 def _native(array: np.ndarray) -> np.ndarray:
@@ -1313,7 +1326,7 @@ class _ParquetTable(_Table):
         import pyarrow.parquet
 
         try:
-            return pyarrow.parquet.ParquetFile(self._file, memory_map=True, pre_buffer=False)
+            return pyarrow.parquet.ParquetFile(self._file, pre_buffer=False, buffer_size=1 << 20)
         except (OSError, pyarrow.ArrowException) as error:
             raise InputError(
                 f"{self._shown}: the Parquet file cannot be read ({error}); it may be incomplete"

@@ -16,7 +16,15 @@ from .data import Counts
 from .dipole import Dipole, log10_p_value, significance_sigma
 from .known_exposure import maximise_known
 from .likelihood import Marginals, form_marginals, grouped_rate
-from .multipoles import Maximum, RingModes, expected_information, free_multipoles, make_block, maximise, ring_modes
+from .multipoles import (
+    Maximum,
+    RingModes,
+    expected_information,
+    free_multipoles,
+    make_block,
+    maximise,
+    ring_modes,
+)
 from .weights import sandwich
 
 DIPOLE_NORM = math.sqrt(4 * math.pi / 3)
@@ -93,7 +101,9 @@ class FitResult:
         """The dipole: (delta_0h, delta_6h), and delta_N where the exposure is known."""
         wanted = [(1, 1), (1, -1)] + [(1, 0)] * self.known_exposure
         place = [self._place(l, m) for l, m in wanted]
-        return Dipole(self.multipoles[place] / DIPOLE_NORM, self.covariance[np.ix_(place, place)] / DIPOLE_NORM**2)
+        return Dipole(
+            self.multipoles[place] / DIPOLE_NORM, self.covariance[np.ix_(place, place)] / DIPOLE_NORM**2
+        )
 
     def _place(self, l: int, m: int) -> int:
         return int(np.flatnonzero((self.degree == l) & (self.order == m))[0])
@@ -149,11 +159,20 @@ def fit(
         RuntimeError: If JAX runs on 32-bit floats.
     """
     require_float64("inference.fit")
-    if isinstance(l_max, bool) or l_max < 1 or l_max >= counts.grid.n_ra // 2 or l_max > (counts.grid.n_ring - 1) // 2:
-        raise InputError(f"l_max must be at least 1 and resolved by the {counts.grid.n_ring} rings, not {l_max}")
+    if (
+        isinstance(l_max, bool)
+        or l_max < 1
+        or l_max >= counts.grid.n_ra // 2
+        or l_max > (counts.grid.n_ring - 1) // 2
+    ):
+        raise InputError(
+            f"l_max must be at least 1 and resolved by the {counts.grid.n_ring} rings, not {l_max}"
+        )
     places = counts.configurations()
     if not places:
-        raise InputError("the counts hold no event: nothing can be fitted; look at the cuts and the time range")
+        raise InputError(
+            "the counts hold no event: nothing can be fitted; look at the cuts and the time range"
+        )
     degree, order = free_multipoles(l_max, exposure is not None)
     prior = prior_precision(degree, prior_power)
     groups = tuple(_rate_bins(counts, place, rate_bins) for place in places)
@@ -171,8 +190,7 @@ def fit(
     ]
     if not known:
         livetime_inflation = _check_measurable(counts, data, modes, degree, order, prior)
-        batch = 32 if len(degree) > 64 else None
-        best, blocks = _maximise(tuple(data), tuple(modes), prior, groups=groups, max_steps=max_steps, batch=batch)
+        best, blocks = _maximise(tuple(data), tuple(modes), prior, groups=groups, max_steps=max_steps)
     else:
         blocks, livetime_inflation = (), 1.0
         best = _maximise_known(tuple(data), tuple(modes), known, prior, max_steps=max_steps)
@@ -181,17 +199,28 @@ def fit(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("groups", "max_steps", "batch"))
-def _maximise(data, modes, prior, *, groups, max_steps, batch):
+@functools.partial(jax.jit, static_argnames=("groups", "max_steps"))
+def _maximise(data, modes, prior, *, groups, max_steps):
     blocks = tuple(make_block(d, m, g) for d, m, g in zip(data, modes, groups, strict=True))
-    return maximise(blocks, prior, max_steps=max_steps, batch=batch), blocks
+    return maximise(blocks, prior, max_steps=max_steps), blocks
 
 
 _maximise_known = jax.jit(maximise_known, static_argnames=("max_steps",))
 
 
 def _result(
-    counts, best: Maximum, places, data, modes, blocks, known, groups, degree, order, prior, livetime_inflation
+    counts,
+    best: Maximum,
+    places,
+    data,
+    modes,
+    blocks,
+    known,
+    groups,
+    degree,
+    order,
+    prior,
+    livetime_inflation,
 ) -> FitResult:
     """Put the maximum into the frame of the user, with its covariance and what it was based on."""
     l_max = int(degree.max())
@@ -327,9 +356,16 @@ def _known_acceptance(counts: Counts, place: tuple, exposure: dict) -> np.ndarra
     """The given acceptance of a configuration's observatory, checked, summing to 1, shape (n_ring, n_ra)."""
     name = counts.sites[place[0]].name
     if name not in exposure:
-        raise InputError(f"a known exposure was asked for, but none is given for {name}; give one for every observatory")
+        raise InputError(
+            f"a known exposure was asked for, but none is given for {name}; give one for every observatory"
+        )
     given = np.asarray(exposure[name], float)
-    if given.shape != counts.grid.shape or not np.all(np.isfinite(given)) or given.min() < 0 or given.sum() <= 0:
+    if (
+        given.shape != counts.grid.shape
+        or not np.all(np.isfinite(given))
+        or given.min() < 0
+        or given.sum() <= 0
+    ):
         raise InputError(
             f"the exposure of {name} must be finite, non-negative and of shape {counts.grid.shape}; it is {given.shape}"
         )
@@ -354,7 +390,11 @@ def _check_measurable(counts: Counts, data, modes, degree, order, prior) -> floa
     free_worst = errors[worst] if prior[worst] == 0 else 0.0
     if free_worst > MAX_INFLATION:
         l, m = int(degree[worst]), int(order[worst])
-        blame = "the dead sidereal bins leave" if errors_even[worst] < MAX_INFLATION else "this field of view leaves"
+        blame = (
+            "the dead sidereal bins leave"
+            if errors_even[worst] < MAX_INFLATION
+            else "this field of view leaves"
+        )
         remedy = "add the missing sidereal hours, a second site, or lower --lmax"
         if int(degree.max()) == 1:
             remedy = "add a second site or data that cover more hour angles and sidereal hours"
@@ -382,4 +422,3 @@ def _errors(information: np.ndarray, scale: float) -> np.ndarray:
     values, vectors = np.linalg.eigh(information / scale)
     variance = np.where(values > 1e-9, 1 / np.maximum(values, 1e-300), 1e30)
     return np.sqrt((vectors**2) @ variance)
-

@@ -72,7 +72,9 @@ def _one_each(site, number: int) -> list:
     if not sites:
         sites = [None]
     if len(sites) not in (1, number):
-        raise InputError(f"{len(sites)} sites for {number} inputs: give one --site for all, or one for each in order")
+        raise InputError(
+            f"{len(sites)} sites for {number} inputs: give one --site for all, or one for each in order"
+        )
     return sites * number if len(sites) == 1 else sites
 
 
@@ -99,14 +101,20 @@ def _refuse_options_on_counts(path, counts: Counts, options: dict) -> None:
             raise InputError(
                 f"{path}: the Earth's orbital motion was already removed (Gamma = {done['gamma']:g}); it must not be removed twice"
             )
-        raise InputError(f"{path}: removing the orbital motion needs the time of each event: bin the event list again")
+        raise InputError(
+            f"{path}: removing the orbital motion needs the time of each event: bin the event list again"
+        )
     default = {f.name: f.default for f in dataclasses.fields(BinningOptions)}
     for name in ("energy_edges", "epochs", "energy_range", "zenith_max", "time_range"):
         if options.get(name) is not None:
-            raise InputError(f"{path}: {name.replace('_', ' ')} cannot be applied to counts: bin the event list again")
+            raise InputError(
+                f"{path}: {name.replace('_', ' ')} cannot be applied to counts: bin the event list again"
+            )
     frame = options.get("time_frame", default["time_frame"])
     if frame != default["time_frame"] and frame != counts.time_frame:
-        raise InputError(f"{path}: its time frame is {counts.time_frame}, not {frame}: bin the event list again")
+        raise InputError(
+            f"{path}: its time frame is {counts.time_frame}, not {frame}: bin the event list again"
+        )
     grid = options.get("grid")
     if grid is not None and grid.shape not in (counts.grid.shape, (180, 360)):
         raise InputError(

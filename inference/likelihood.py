@@ -75,7 +75,9 @@ def form_marginals(
     n_sky, n_time, n_local = (np.asarray(x, np.float64) for x in (n_sky, n_time, n_local))
     total = n_time.sum()
     if not total > 0:
-        raise InputError("the counts hold no event: nothing can be fitted; look at the cuts and the time range")
+        raise InputError(
+            "the counts hold no event: nothing can be fitted; look at the cuts and the time range"
+        )
     for name, values in (("n_sky", n_sky), ("n_local", n_local)):
         if not np.isclose(values.sum(), total, rtol=1e-9):
             raise InputError(

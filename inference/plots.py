@@ -419,7 +419,7 @@ def _draw_local(
     shown = density[ring, np.rint(hour_angle / step).astype(int) % n_hour_angle]
 
     axes.set_theta_zero_location("N")
-    axes.set_theta_direction(-1)  # counterclockwise: seen from below, East lies to the left of North
+    axes.set_theta_direction(1)  # counterclockwise: seen from below, East lies to the left of North
     _mesh(axes, azimuth_edges, np.degrees(zenith_edges), shown, colorbar_label, False, limits, "vertical")
     axes.set_ylim(0, np.degrees(zenith_max))
     axes.set_thetagrids((0, 90, 180, 270), labels=("N", "E", "S", "W"))

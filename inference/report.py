@@ -9,6 +9,7 @@ import numpy as np
 
 import diffcr
 from diffcr.errors import InputError
+from diffcr.grid import RingGrid, rebin
 
 from . import plots
 from .data import Counts
@@ -56,7 +57,9 @@ def fit_summary(result: FitResult) -> dict:
                 "rate_bins": bins,
                 "dead_bins": dead,
             }
-            for place, bins, dead in zip(counts.configurations(), result.rate_bins, result.dead_bins, strict=True)
+            for place, bins, dead in zip(
+                counts.configurations(), result.rate_bins, result.dead_bins, strict=True
+            )
         ],
         "time_frame": counts.time_frame,
         "equinox": result.equinox,
@@ -124,7 +127,9 @@ def write_json(path: Path, content: dict) -> Path:
         part.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(part, path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error}); choose another -o or free some space") from error
+        raise InputError(
+            f"{path}: cannot be written ({error}); choose another -o or free some space"
+        ) from error
     finally:
         part.unlink(missing_ok=True)
     return path
@@ -177,7 +182,11 @@ def write_pictures(result: FitResult, folder: Path) -> list[Path]:
     """Draw every picture of a fit into a folder; returns the paths."""
     counts, grid = result.counts, result.counts.grid
     edges = grid.declination_edges
-    frame = f"equatorial, of date ({counts.overall_epoch():.1f})" if counts.time_frame == "sidereal" else counts.time_frame
+    frame = (
+        f"equatorial, of date ({counts.overall_epoch():.1f})"
+        if counts.time_frame == "sidereal"
+        else counts.time_frame
+    )
     if counts.blinded:
         frame = "right ascension blinded"
     galactic = counts.time_frame == "sidereal" and not counts.blinded
@@ -229,17 +238,19 @@ def write_pictures(result: FitResult, folder: Path) -> list[Path]:
     }
     drawn = {
         "counts": plots.sky_map(
-            _masked(sky, background),
-            edges,
+            *_per_square_degree(sky, background, grid),
             f"{names}: counts",
-            "Counts per cell" if not counts.weighted else "Sum of weights per cell",
+            "Counts per square degree" if not counts.weighted else "Sum of weights per square degree",
             galactic_plane=galactic,
             frame_label=frame,
         ),
         "relative_intensity": plots.sky_map(**sky_arguments),
         "rate": plots.rate(**rate_arguments),
         "acceptance": plots.local_map(
-            result.acceptances[0], edges, counts.sites[first[0]].latitude, _zenith_edge(counts, first[0]),
+            _smoothed_acceptance(result),
+            edges,
+            counts.sites[first[0]].latitude,
+            _zenith_edge(counts, first[0]),
             title=f"{counts.label(first)}: fitted acceptance",
         ),
         "projection": plots.right_ascension_projection(**projection_arguments),
@@ -253,8 +264,37 @@ def _zenith_edge(counts: Counts, k: int) -> float:
     return min(counts.sites[k].zenith_max + math.radians(2), math.pi / 2)
 
 
-def _masked(sky: np.ndarray, background: np.ndarray) -> np.ndarray:
-    return np.where(background > 1e-3 * background.max(), sky, np.where(sky > 0, sky, np.nan))
+def _per_square_degree(
+    sky: np.ndarray, background: np.ndarray, grid: RingGrid
+) -> tuple[np.ndarray, np.ndarray]:
+    """Counts per square degree on cells joined until they hold 25 on average, and their declination edges."""
+    seen = max(int((background > 1e-3 * background.max()).sum()), 1)
+    wanted = max(25 * seen / sky.sum(), 1)
+    factors = [f for f in range(1, 31) if grid.n_ring % f == 0 and grid.n_ra % f == 0]
+    factor = next((f for f in factors if f * f >= wanted), factors[-1])
+    coarse = RingGrid(max(grid.n_ring // factor, 4), max(grid.n_ra // factor, 4))
+    if grid.n_ring % coarse.n_ring or grid.n_ra % coarse.n_ra:
+        coarse = grid
+    joined, expected = rebin(sky, grid, coarse), rebin(background, grid, coarse)
+    density = joined / (coarse.solid_angle[:, None] * np.degrees(1) ** 2)
+    return np.where(
+        (joined > 0) | (expected > 1e-3 * expected.max()), density, np.nan
+    ), coarse.declination_edges
+
+
+def _smoothed_acceptance(result: FitResult) -> np.ndarray:
+    """Acceptance of the first configuration, averaged over discs that hold some 100 events where cells hold fewer."""
+    grid, acceptance = result.counts.grid, result.acceptances[0]
+    events = result.counts.n_local[result.counts.configurations()[0]]
+    per_steradian = events.sum() / ((events > 0) * grid.solid_angle[:, None]).sum()
+    radius = math.sqrt(100 / per_steradian / math.pi)
+    if radius < grid.step:
+        return acceptance
+    area = np.broadcast_to(grid.solid_angle[:, None], grid.shape)
+    smooth = (
+        plots.smooth_sky(acceptance, area, grid.declination, grid.right_ascension, min(radius, 0.2), 0.0) + 1
+    )
+    return smooth * area
 
 
 def _projected(result: FitResult) -> float:
@@ -289,7 +329,9 @@ def describe(summary: dict) -> list[str]:
     error = math.sqrt(dipole["covariance"][1][1]) if not hidden else dipole["amplitude_error"]
     lines.append(f"delta_6h         {number(dipole['delta_6h'])} +- {error / 10**power:.2f}{unit}")
     if "delta_N" in dipole:
-        lines.append(f"delta_N          {number(dipole['delta_N'])} +- {dipole['delta_N_error'] / 10**power:.2f}{unit}")
+        lines.append(
+            f"delta_N          {number(dipole['delta_N'])} +- {dipole['delta_N_error'] / 10**power:.2f}{unit}"
+        )
     lines.append(
         f"amplitude        {dipole['amplitude'] / 10**power:.2f} +- {dipole['amplitude_error'] / 10**power:.2f}{unit}"
         f" (below {dipole['upper_limit_95'] / 10**power:.2f} at 95 %)"
@@ -317,5 +359,3 @@ def _power(value: float) -> int:
     """Power of ten that makes an error a number with one or two digits before the point."""
     exponent = math.floor(math.log10(value)) if value > 0 else 0
     return exponent if exponent < -1 else (-2 if exponent == -1 or exponent == -2 else 0)
-
-

@@ -12,7 +12,7 @@ import numpy as np
 from diffcr.grid import correlate, rate_seen
 
 from .likelihood import Marginals
-from .multipoles import Block, Maximum, RingModes, band_limited
+from .multipoles import Block, Maximum, RingModes, derivatives
 
 
 def sandwich(
@@ -43,12 +43,12 @@ def sandwich(
         scaling of the log-likelihood ratio (Chandler & Bate 2007, Biometrika 94, 167).
     """
     kept = [(w2["n_time"], w2["n_local"][list(d.rings)]) for d, w2 in zip(data, squares, strict=True)]
-    covariance, scale = _sandwich(best, tuple(data), tuple(modes), blocks, known, tuple(kept), prior)
+    covariance, scale = jax.jit(sandwich_of)(best, tuple(modes), blocks, known, tuple(kept), prior)
     return np.asarray(covariance), float(scale)
 
 
-@jax.jit
-def _sandwich(best, data, modes, blocks, known, squares, prior):
+def sandwich_of(best, modes, blocks, known, squares, prior):
+    """The same as a pure function of arrays; `squares` are pairs (time, local on the kept rings)."""
     inverse = jnp.linalg.pinv(best.information, hermitian=True)
     variance = jnp.diag(prior)
     for k, (m, (time, local)) in enumerate(zip(modes, squares, strict=True)):
@@ -68,13 +68,14 @@ def _efficient_score(best: Maximum, block: Block, k: int):
     """u = Y_a/I_a + alpha_tau + beta_i per parameter: shapes (param, ring, ra), (param, time), (param, ring, ha)."""
     data, modes, rho, theta = block.data, block.modes, best.rate_shifts[k], best.coefficients
     groups, n = rho.shape[0], data.time.shape[0]
-    point = jnp.concatenate([theta, block.rate_modes @ rho])
+    d = derivatives(block, theta, block.rate_modes @ rho)
     params = theta.shape[0]
-    hessian = jax.hessian(lambda z: band_limited(block, z[:params], z[params:]))(point)
-    cross, h_cc = hessian[params:, :params], hessian[params:, params:]
+    cross, h_cc = d.h_ct, d.h_cc
     alive = block.group_counts > 0
     inverse_diagonal = jnp.where(alive, (1 + rho) ** 2, 0.0) / jnp.where(alive, block.group_counts, 1.0)
-    matrix = jnp.diag(1 / jnp.where(alive, inverse_diagonal, 1.0)) - block.rate_modes.T @ h_cc @ block.rate_modes
+    matrix = (
+        jnp.diag(1 / jnp.where(alive, inverse_diagonal, 1.0)) - block.rate_modes.T @ h_cc @ block.rate_modes
+    )
     answer = jnp.where(alive[:, None], jnp.linalg.solve(matrix, block.rate_modes.T @ cross), 0.0).T
 
     contrast = modes.sky(theta)

@@ -1,0 +1,701 @@
+"""The `diffcr` command: demo, fit, bin, simulate, unblind.
+
+Exit codes: 0 done, 2 bad input (one line says what, where and the remedy), 3 finished but not converged,
+130 interrupted.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diffcr.errors import FitError, InputError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Arrival-direction anisotropy of cosmic rays: from event lists to the dipole, with honest errors.",
+)
+
+Inputs = Annotated[
+    list[str],
+    typer.Argument(help="Event lists, counts files (.nc) or dataset:auger-8eev.", metavar="INPUT..."),
+]
+Output = Annotated[
+    Path, typer.Option("-o", "--output", help="Folder for the results; made if missing.", metavar="DIR")
+]
+SiteOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--site",
+        help="Observatory, or LAT,LON,ZENITH in degrees. Once for all inputs, or once each.",
+        metavar="SITE",
+    ),
+]
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        help="Column names by role: time=UTC,ra=RA,dec=Dec,zenith=..,azimuth=..,energy=..,weight=..",
+        metavar="ROLE=NAME,..",
+    ),
+]
+TimeFormat = Annotated[
+    str | None, typer.Option(help="unix, mjd, jd or iso; guessed where unambiguous.", metavar="FORMAT")
+]
+Azimuth = Annotated[
+    str | None, typer.Option(help="north-east (default) or east-counterclockwise.", metavar="CONVENTION")
+]
+Prefer = Annotated[
+    str,
+    typer.Option(
+        help="Which directions to use where a file has both: equatorial or horizon.", metavar="PAIR"
+    ),
+]
+Equinox = Annotated[
+    str | None,
+    typer.Option(
+        help="Of RA and dec: j2000 (default), icrs (made by astropy or SLALIB from local directions) or date.",
+        metavar="EQUINOX",
+    ),
+]
+SkipBad = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad-rows", help="Leave out rows that cannot be used; they are counted and reported."
+    ),
+]
+Grid = Annotated[
+    str | None,
+    typer.Option(
+        help="Rings x right-ascension bins of the ring grid (default 180x360).", metavar="RINGSxBINS"
+    ),
+]
+TimeFrame = Annotated[
+    str, typer.Option(help="sidereal, solar, antisidereal or extended-sidereal.", metavar="FRAME")
+]
+Epochs = Annotated[
+    str | None,
+    typer.Option(
+        help="yearly, or a CSV file with columns label,start,end: one detector configuration each.",
+        metavar="yearly|FILE",
+    ),
+]
+ZenithMax = Annotated[
+    float | None, typer.Option(help="Cut events beyond this zenith angle [degrees].", metavar="DEG")
+]
+EnergyMin = Annotated[
+    float | None, typer.Option(help="Cut events below this energy (units of the file).", metavar="E")
+]
+EnergyMax = Annotated[float | None, typer.Option(help="Cut events at and above this energy.", metavar="E")]
+EnergyEdges = Annotated[
+    str | None,
+    typer.Option(
+        help="Edges of energy bins, E1,E2,..; each bin has its own rate and acceptance.", metavar="E1,E2,.."
+    ),
+]
+Start = Annotated[
+    str | None, typer.Option("--from", help="Cut events before this date or MJD.", metavar="DATE")
+]
+End = Annotated[str | None, typer.Option("--to", help="Cut events from this date or MJD on.", metavar="DATE")]
+RemoveOrbital = Annotated[
+    bool,
+    typer.Option(
+        "--remove-orbital",
+        help="Weight events by the inverse of the Earth's orbital Compton-Getting intensity.",
+    ),
+]
+Gamma = Annotated[
+    float | None,
+    typer.Option(help="Spectral index for --remove-orbital (intensity falls as E^-gamma).", metavar="G"),
+]
+Blind = Annotated[
+    str | None,
+    typer.Option(
+        help="Rotate right ascension by a secret angle and hide phases until `diffcr unblind`.", metavar="KEY"
+    ),
+]
+
+
+def main() -> None:
+    """Entry point: runs a command and turns failures into one line and an exit code."""
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    try:
+        code = app(standalone_mode=False)
+    except InputError as error:
+        _fail(error, 2)
+    except FitError as error:
+        _fail(error, 3)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        sys.exit(0)
+    except OSError as error:
+        _fail(
+            f"{error.filename or 'output'}: {error.strerror or error}; check the path, its permissions and the disk",
+            2,
+        )
+    except MemoryError:
+        _fail("out of memory; use a smaller --grid or fewer inputs at once", 2)
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except Exception as error:
+        # Wrong usage, as typer's own (vendored or not) click reports it; anything else is a fault of ours.
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+            _fail(error.format_message(), 2)
+        raise
+    sys.exit(code or 0)
+
+
+def _fail(message, code: int) -> None:
+    text = " ".join(str(message).split())
+    print(f"diffcr: {'error: ' if code == 2 else ''}{text}", file=sys.stderr)
+    sys.exit(code)
+
+
+@app.command()
+def demo(output: Output = Path("diffcr-demo")) -> None:
+    """Fit the dipole of the shipped Auger list (E > 8 EeV, 2004-2016) and say what to do next.
+
+    Example: [bold]diffcr demo -o diffcr-demo[/bold]
+    """
+    from .report import describe
+
+    counts = _read(["dataset:auger-8eev"], None)
+    summary = _fit_and_write(counts, output, pictures=True)
+    rayleigh = summary["rayleigh"]
+    print("Dipole of 32187 events above 8 EeV (Pierre Auger Collaboration 2017, CC BY-SA 4.0)")
+    print("rate and acceptance fitted from the same events\n")
+    print("\n".join(describe(summary)))
+    print(
+        f"\nfirst harmonic   {100 * rayleigh['amplitude']:.2f} +- {100 * rayleigh['amplitude_error']:.2f} %, phase "
+        f"{rayleigh['phase_deg']:.1f} degrees, p = {10 ** rayleigh['log10_p']:.1e} (uniform exposure assumed)\n"
+        "published        4.7 +0.8 -0.7 %, phase 100 +- 10 degrees, p = 2.6e-08 (Science 357 (2017) 1266)\n"
+        "\nThe first harmonic trusts that the exposure is even in right ascension; the fit does not, which costs it\n"
+        "precision. The dipole is larger than the harmonic by 1/<cos dec>, which is 1.28 here."
+    )
+    print(
+        f"\nresults          {output / 'fit.json'}\npictures         {output / 'panel.png'} and {len(_pictures(output)) - 1} more there"
+    )
+    print("next             diffcr fit EVENTS --site NAME -o DIR   (diffcr fit --help)")
+    _exit_by(summary)
+
+
+@app.command()
+def fit(
+    inputs: Inputs,
+    site: SiteOption = None,
+    columns: Columns = None,
+    time_format: TimeFormat = None,
+    azimuth: Azimuth = None,
+    prefer: Prefer = "equatorial",
+    equinox: Equinox = None,
+    lmax: Annotated[int, typer.Option(help="Highest fitted degree; 1 is the equatorial dipole.")] = 1,
+    exposure: Annotated[
+        str | None,
+        typer.Option(
+            help="known: the acceptance of the site is taken as cos(zenith) up to its cut, and delta_N is fitted; "
+            "known:K for cos^K; FILE.npy or .nc for a measured acceptance (ring, hour angle).",
+            metavar="known|FILE",
+        ),
+    ] = None,
+    prior_cl: Annotated[
+        str | None,
+        typer.Option(
+            help="Gaussian prior C_l for l >= 2: one value, or one per l from 2.", metavar="C2,C3,.."
+        ),
+    ] = None,
+    rate_bins: Annotated[
+        int | None, typer.Option(help="Free rates (default: as many as hold 25 events each).")
+    ] = None,
+    grid: Grid = None,
+    time_frame: TimeFrame = "sidereal",
+    epochs: Epochs = None,
+    zenith_max: ZenithMax = None,
+    energy_min: EnergyMin = None,
+    energy_max: EnergyMax = None,
+    energy_edges: EnergyEdges = None,
+    start: Start = None,
+    end: End = None,
+    remove_orbital: RemoveOrbital = False,
+    gamma: Gamma = None,
+    blind: Blind = None,
+    skip_bad_rows: SkipBad = False,
+    plots: Annotated[
+        bool, typer.Option("--plots/--no-plots", help="Draw pictures beside the results.")
+    ] = True,
+    output: Output = Path("diffcr-fit"),
+) -> None:
+    """Fit the dipole (or all m != 0 multipoles to --lmax) with rate and acceptance free.
+
+    Writes fit.json, counts.nc and pictures. Several inputs share the sky; each observatory, energy bin and epoch keeps
+    its own rate and acceptance.
+
+    Example: [bold]diffcr fit events.csv --site auger --columns time=UTC,ra=RA,dec=Dec -o results[/bold]
+    """
+    from .report import describe
+
+    counts = _read(
+        inputs,
+        site,
+        columns=columns,
+        time_format=time_format,
+        azimuth=azimuth,
+        prefer=prefer,
+        equinox=equinox,
+        skip_bad_rows=skip_bad_rows,
+        **_binning(
+            grid,
+            time_frame,
+            epochs,
+            zenith_max,
+            energy_min,
+            energy_max,
+            energy_edges,
+            start,
+            end,
+            remove_orbital,
+            gamma,
+        ),
+    )
+    counts = _blinded(counts, blind)
+    known = _exposure(exposure, counts)
+    summary = _fit_and_write(
+        counts,
+        output,
+        pictures=plots,
+        l_max=lmax,
+        exposure=known,
+        prior_power=_numbers(prior_cl, "--prior-cl"),
+        rate_bins=rate_bins,
+    )
+    print("\n".join(describe(summary)))
+    print(f"results          {output / 'fit.json'}" + (f", pictures in {output}" if plots else ""))
+    _exit_by(summary)
+
+
+@app.command("bin")
+def bin_command(
+    inputs: Inputs,
+    site: SiteOption = None,
+    columns: Columns = None,
+    time_format: TimeFormat = None,
+    azimuth: Azimuth = None,
+    prefer: Prefer = "equatorial",
+    equinox: Equinox = None,
+    grid: Grid = None,
+    time_frame: TimeFrame = "sidereal",
+    epochs: Epochs = None,
+    merge_epochs: Annotated[
+        bool,
+        typer.Option(
+            "--merge-epochs", help="Add all epochs; refused, with the result of a test, unless --force."
+        ),
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Merge epochs although they are different configurations.")
+    ] = False,
+    zenith_max: ZenithMax = None,
+    energy_min: EnergyMin = None,
+    energy_max: EnergyMax = None,
+    energy_edges: EnergyEdges = None,
+    start: Start = None,
+    end: End = None,
+    remove_orbital: RemoveOrbital = False,
+    gamma: Gamma = None,
+    blind: Blind = None,
+    skip_bad_rows: SkipBad = False,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Counts file to write.", metavar="FILE.nc")
+    ] = Path("counts.nc"),
+) -> None:
+    """Bin event lists, or join counts files, into one counts file.
+
+    Example: [bold]diffcr bin night1.parquet night2.parquet --site hawc -o counts.nc[/bold]
+    """
+    from .epochs import merge_epochs as merge
+
+    _require_nc(output)
+    counts = _read(
+        inputs,
+        site,
+        columns=columns,
+        time_format=time_format,
+        azimuth=azimuth,
+        prefer=prefer,
+        equinox=equinox,
+        skip_bad_rows=skip_bad_rows,
+        **_binning(
+            grid,
+            time_frame,
+            epochs,
+            zenith_max,
+            energy_min,
+            energy_max,
+            energy_edges,
+            start,
+            end,
+            remove_orbital,
+            gamma,
+        ),
+    )
+    if merge_epochs:
+        counts = merge(counts, force)
+    counts = _blinded(counts, blind)
+    counts.save(output)
+    _tell_counts(counts, output)
+
+
+@app.command()
+def simulate(
+    site: Annotated[str, typer.Option(help="Observatory, or LAT,LON,ZENITH in degrees.")],
+    events: Annotated[float, typer.Option(help="Expected number of events.", metavar="N")],
+    dipole: Annotated[
+        str, typer.Option(help="delta_0h,delta_6h[,delta_N] in J2000.", metavar="D0H,D6H")
+    ] = "0,0",
+    seed: Annotated[int, typer.Option(help="Seed of the random numbers.")] = 0,
+    event_list: Annotated[
+        Path | None,
+        typer.Option(help="Draw events one by one and write them here (.csv, .parquet).", metavar="FILE"),
+    ] = None,
+    grid: Grid = None,
+    start: Annotated[
+        str, typer.Option("--from", help="Start of data taking, date or MJD.", metavar="DATE")
+    ] = "2016-01-01",
+    end: Annotated[str, typer.Option("--to", help="End of data taking.", metavar="DATE")] = "2017-01-01",
+    zenith_max: Annotated[
+        float | None, typer.Option(help="Zenith cut of the site [degrees].", metavar="DEG")
+    ] = None,
+    acceptance: Annotated[
+        str, typer.Option(help="cos: cos^K(zenith); attenuated: by the atmosphere.")
+    ] = "cos",
+    power: Annotated[float, typer.Option(help="K, the power of cos(zenith).")] = 1.0,
+    attenuation: Annotated[
+        float | None, typer.Option(help="Vertical depth over attenuation length, for attenuated.")
+    ] = None,
+    azimuth_terms: Annotated[
+        str | None, typer.Option(help="Azimuthal modulation K:AMPLITUDE:PHASE_DEG,..", metavar="TERMS")
+    ] = None,
+    seasonal: Annotated[float, typer.Option(help="Amplitude of the annual wave of the rate.")] = 0.0,
+    diurnal: Annotated[float, typer.Option(help="Amplitude of the solar-diurnal wave of the rate.")] = 0.0,
+    modulation: Annotated[float, typer.Option(help="Annual modulation of the diurnal wave.")] = 0.0,
+    gap: Annotated[
+        list[str] | None,
+        typer.Option(help="Dates START,END without livetime; may be repeated.", metavar="START,END"),
+    ] = None,
+    weight_spread: Annotated[
+        float, typer.Option(help="Spread of the logarithm of log-normal event weights.")
+    ] = 0.0,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Counts file to write.", metavar="FILE.nc")
+    ] = Path("counts.nc"),
+) -> None:
+    """Simulate one observatory with known truth: Poisson counts, and an event list if asked for.
+
+    Example: [bold]diffcr simulate --site hawc --events 1e9 --dipole 0.0008,0.0006 --seed 1 -o counts.nc[/bold]
+    """
+    import math
+
+    from diffcr.detector import RateModel
+    from diffcr.detector import site as find_site
+
+    from .simulate import Simulation, simulate_counts, simulate_event_list
+
+    _require_nc(output)
+    gaps = [tuple(_moment(x, "--gap") for x in pair.split(",")) for pair in gap or []]
+    if any(len(pair) != 2 for pair in gaps):
+        raise InputError("--gap takes START,END")
+    model = {"model": acceptance, "power": power}
+    if attenuation is not None:
+        model["attenuation"] = attenuation
+    if azimuth_terms:
+        model["azimuth_terms"] = [_azimuth_term(t) for t in azimuth_terms.split(",")]
+    components = _numbers(dipole, "--dipole")
+    if len(components) not in (2, 3):
+        raise InputError(f"--dipole takes two or three numbers, D0H,D6H[,DN], not {dipole!r}")
+    simulation = Simulation(
+        site=find_site(site, None if zenith_max is None else math.radians(zenith_max)),
+        num_events=events,
+        dipole=tuple(components) + (0.0,) * (3 - len(components)),
+        start=_moment(start, "--from"),
+        end=_moment(end, "--to"),
+        rate=RateModel(seasonal=seasonal, diurnal=diurnal, modulation=modulation, gaps=gaps),
+        acceptance=model,
+        weight_spread=weight_spread,
+    )
+    shape = _grid(grid)
+    if event_list is None:
+        counts = simulate_counts(simulation, shape, seed)
+    else:
+        counts = simulate_event_list(simulation, shape, seed, event_list)
+        print(f"events           {event_list}")
+    counts.save(output)
+    _tell_counts(counts, output)
+
+
+@app.command()
+def unblind(
+    counts_file: Annotated[Path, typer.Argument(help="Blinded counts file.", metavar="COUNTS.nc")],
+    key: Annotated[str, typer.Option(help="The key the counts were blinded with.", metavar="KEY")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Counts file to write.", metavar="FILE.nc")
+    ] = Path("unblinded.nc"),
+) -> None:
+    """Undo --blind; the counts file records that it was done, and when.
+
+    Example: [bold]diffcr unblind results/counts.nc --key SECRET -o unblinded.nc && diffcr fit unblinded.nc -o open[/bold]
+    """
+    from .blinding import unblind as open_up
+    from .data import load_counts
+
+    _require_nc(output)
+    counts = open_up(load_counts(counts_file), key)
+    counts.save(output)
+    print(f"unblinded        {output} (recorded in its history: {counts.history['unblinded']['time']})")
+
+
+# Helpers ----------------------------------------------------------------------------------------------
+
+
+def _read(inputs, site, **options):
+    """Read inputs with a progress line on the terminal, and tell what was guessed or left out."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from .inputs import read_counts
+
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("reading {task.completed:,.0f} events"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("read", total=None)
+        counts = read_counts(inputs, site, progress=lambda n: bar.advance(task, n), **options)
+    for entry in counts.inputs:
+        _tell_input(entry)
+    return counts
+
+
+def _tell_input(entry: dict) -> None:
+    for note in entry.get("notes", []):
+        print(f"note             {entry['file']}: {note}", file=sys.stderr)
+    if entry.get("bad_rows"):
+        examples = "; ".join(entry["bad_examples"])
+        print(
+            f"left out         {entry['bad_rows']} of {entry['rows']} rows of {entry['file']}: {examples}",
+            file=sys.stderr,
+        )
+    cuts = {name: number for name, number in entry.get("cut", {}).items() if number}
+    if cuts:
+        text = ", ".join(f"{number} by {name}" for name, number in cuts.items())
+        print(f"cut              {text} of {entry['events_read']} events of {entry['file']}", file=sys.stderr)
+
+
+def _fit_and_write(counts, output: Path, pictures: bool, **options) -> dict:
+    """Fit, write fit.json, counts.nc and pictures; returns the summary."""
+    from .fit import fit as fit_counts
+    from .report import fit_summary, write_json, write_pictures
+
+    result = fit_counts(counts, **options)
+    _make_folder(output)
+    counts.save(output / "counts.nc")
+    if pictures:
+        write_pictures(result, output)
+    # Last, so that a fit.json always has its counts and pictures beside it.
+    summary = fit_summary(result)
+    write_json(output / "fit.json", summary)
+    return summary
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: the output folder cannot be made ({error.strerror}); choose another -o"
+        ) from error
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.png"))
+
+
+def _exit_by(summary: dict) -> None:
+    if not summary["converged"]:
+        raise FitError(
+            f"the fit did not converge: {summary['remaining_gain']:.2g} left to gain in ln L after {summary['num_steps']} steps; "
+            "lower --lmax, add data or give --prior-cl; results were written"
+        )
+
+
+def _blinded(counts, key: str | None):
+    from .blinding import blind
+
+    return counts if key is None else blind(counts, key)
+
+
+def _binning(
+    grid,
+    time_frame,
+    epochs,
+    zenith_max,
+    energy_min,
+    energy_max,
+    energy_edges,
+    start,
+    end,
+    remove_orbital,
+    gamma,
+) -> dict:
+    """Options of the command line as fields of `BinningOptions`."""
+    import math
+
+    from diffcr.sky import TIME_FRAMES
+
+    from .epochs import read_epochs
+
+    if time_frame not in TIME_FRAMES:
+        raise InputError(f"unknown time frame {time_frame!r}: choose one of {', '.join(TIME_FRAMES)}")
+    if remove_orbital and gamma is None:
+        raise InputError("--remove-orbital needs the spectral index: give --gamma, for example --gamma 2.7")
+    if gamma is not None and not remove_orbital:
+        raise InputError("--gamma has no effect without --remove-orbital")
+    if gamma is not None and not math.isfinite(gamma):
+        raise InputError(f"--gamma must be a number such as 2.7, not {gamma}")
+    options = {"grid": _grid(grid), "time_frame": time_frame, "orbital_index": gamma}
+    if epochs is not None:
+        options["epochs"] = epochs if epochs == "yearly" else read_epochs(epochs)
+    if zenith_max is not None:
+        if not 0 < zenith_max <= 90:
+            raise InputError(f"--zenith-max must lie in (0, 90] degrees, not {zenith_max:g}")
+        options["zenith_max"] = math.radians(zenith_max)
+    if energy_min is not None or energy_max is not None:
+        low, high = (
+            energy_min if energy_min is not None else -math.inf,
+            energy_max if energy_max is not None else math.inf,
+        )
+        if not low < high:
+            raise InputError(f"--energy-min {low:g} is not below --energy-max {high:g}")
+        options["energy_range"] = (low, high)
+    if energy_edges is not None:
+        options["energy_edges"] = tuple(_numbers(energy_edges, "--energy-edges"))
+    if start is not None or end is not None:
+        low = _moment(start, "--from") if start is not None else -math.inf
+        high = _moment(end, "--to") if end is not None else math.inf
+        if not low < high:
+            raise InputError("--from is not before --to")
+        options["time_range"] = (low, high)
+    return options
+
+
+def _grid(text: str | None):
+    from diffcr.grid import RingGrid
+
+    if text is None:
+        return RingGrid()
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(p.strip().isdigit() for p in parts):
+        raise InputError(f"--grid takes RINGSxBINS such as 180x360, not {text!r}")
+    return RingGrid(*(int(p) for p in parts))
+
+
+def _numbers(text: str | None, option: str) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(x) for x in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option} takes numbers separated by commas, not {text!r}") from None
+
+
+def _moment(text: str, option: str) -> float:
+    """Date (ISO, UTC) or MJD as days since J2000.0."""
+    from diffcr.sky import days_from
+
+    try:
+        return float(text) - 51544.5
+    except ValueError:
+        pass
+    try:
+        return float(days_from([text.strip()], "iso")[0])
+    except (ValueError, TypeError):
+        raise InputError(f"{option} takes a date such as 2016-01-01, or an MJD; not {text!r}") from None
+
+
+def _azimuth_term(text: str) -> tuple[int, float, float]:
+    import math
+
+    try:
+        order, amplitude, phase = text.split(":")
+        return int(order), float(amplitude), math.radians(float(phase))
+    except ValueError:
+        raise InputError(f"--azimuth-terms takes K:AMPLITUDE:PHASE_DEG, not {text!r}") from None
+
+
+def _exposure(text: str | None, counts) -> dict | None:
+    """Known acceptance of every observatory from --exposure."""
+    import numpy as np
+
+    from diffcr.detector import acceptance, measured_acceptance
+
+    if text is None:
+        return None
+    if text == "known" or text.startswith("known:"):
+        power = _numbers(text.partition(":")[2] or "1", "--exposure known:")[0]
+        return {
+            s.name: np.asarray(
+                acceptance(_widened(s, counts, k), counts.grid, power=power, profile="triangle")
+            )
+            for k, s in enumerate(counts.sites)
+        }
+    path = Path(text)
+    if not path.is_file():
+        raise InputError(
+            f"--exposure {text}: no such file; give known, known:K, or a .npy file of shape {counts.grid.shape}"
+        )
+    if len(counts.sites) > 1:
+        raise InputError(
+            f"--exposure {text}: one file for {len(counts.sites)} observatories; use the Python interface"
+        )
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"--exposure {text}: not a readable .npy array ({type(error).__name__}); write it with numpy.save"
+        ) from error
+    return {counts.sites[0].name: np.asarray(measured_acceptance(values, counts.grid))}
+
+
+def _widened(site, counts, k: int):
+    """The site with its zenith cut widened by what rounded directions exceed it (at most one degree)."""
+    import dataclasses
+    import math
+
+    seen = max(
+        (e.get("zenith_max_seen_deg", 0.0) for e in counts.inputs if e.get("site") == site.name), default=0.0
+    )
+    edge = math.degrees(site.zenith_max)
+    if not edge < seen <= edge + 1:
+        return site
+    return dataclasses.replace(site, zenith_max=math.radians(min(seen, 90.0)))
+
+
+def _require_nc(path: Path) -> None:
+    if path.suffix.lower() != ".nc":
+        raise InputError(f"{path}: counts files end in .nc; change -o")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
+
+
+def _tell_counts(counts, path: Path) -> None:
+    for place in counts.configurations():
+        print(f"counts           {counts.label(place)}: {int(counts.num_events[place])} events")
+    grid = counts.grid
+    extra = ", blinded" if counts.blinded else ""
+    print(f"written          {path} ({grid.n_ring} x {grid.n_ra} cells, {counts.time_frame}{extra})")
+
+
+if __name__ == "__main__":
+    main()
