@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Inexact
 
+from .clock import local_time
 from .errors import InputError, require_float64
 from .grid import RingGrid
-from .sky import horizon, local_time
+from .sky import horizon
 from .units import DEGREE, HOUR
 
 TROPICAL_YEAR_DAYS = 365.2422
@@ -709,7 +710,7 @@ class RateModel(eqx.Module):
             start_days: Start of data taking, days since J2000.0 [UTC].
             end_days: End of data taking, days since J2000.0 [UTC].
             longitude: Longitude of the site [rad], East positive.
-            frame: Time to fold in, as in `sky.local_time`.
+            frame: Time to fold in, as in `clock.local_time`.
 
         Returns:
             Fractions, shape (time,); they sum to 1. Differentiable in the amplitudes and phases.

@@ -14,6 +14,10 @@ from jaxtyping import Array, Float, Int
 from .errors import InputError
 
 
+ROUNDING = 1e-9
+"""In bins: a direction printed on the edge of a cell belongs to the upper one whatever its last binary digit."""
+
+
 class RingGrid(eqx.Module):
     """Rings of equal width in declination, cells of equal width in right ascension.
 
@@ -83,13 +87,13 @@ class RingGrid(eqx.Module):
 
     def ring_of(self, declination: np.ndarray) -> np.ndarray:
         """Ring index of declinations [rad]; +90 degrees belongs to the last ring."""
-        ring = np.floor((np.asarray(declination) / np.pi + 0.5) * self.n_ring).astype(np.int64)
+        ring = np.floor((np.asarray(declination) / np.pi + 0.5) * self.n_ring + ROUNDING).astype(np.int64)
         return np.clip(ring, 0, self.n_ring - 1)
 
     def bin_of(self, angle: np.ndarray) -> np.ndarray:
         """Bin index of right ascensions or sidereal times [rad], any number of turns."""
         turns = np.asarray(angle) / (2 * np.pi)
-        return np.floor((turns - np.floor(turns)) * self.n_ra).astype(np.int64) % self.n_ra
+        return np.floor((turns - np.floor(turns)) * self.n_ra + ROUNDING).astype(np.int64) % self.n_ra
 
 
 def local_view(sky: Float[Array, "ring ra"], time_index: Int[Array, ""] | int) -> Float[Array, "ring ra"]:
@@ -108,7 +112,7 @@ def correlate(rate: Float[Array, " time"], sky: Float[Array, "ring ra"]) -> Floa
     which is the exposure of the sky: the two are the same sum because h = tau - a and a = tau - h.
     """
     n = rate.shape[-1]
-    return jnp.fft.irfft(jnp.fft.rfft(rate) * jnp.conj(jnp.fft.rfft(sky, axis=-1)), n=n, axis=-1)
+    return jnp.fft.irfft(jnp.fft.rfft(rate)[None] * jnp.conj(jnp.fft.rfft(sky, axis=-1)), n=n, axis=-1)
 
 
 def rate_seen(local: Float[Array, "ring ra"], sky: Float[Array, "ring ra"]) -> Float[Array, " time"]:
@@ -118,23 +122,35 @@ def rate_seen(local: Float[Array, "ring ra"], sky: Float[Array, "ring ra"]) -> F
     return jnp.fft.irfft(modes, n=n)
 
 
-def from_healpix(counts: np.ndarray, grid: RingGrid, subdivide: int = 4, nest: bool = False) -> np.ndarray:
+def from_healpix(
+    counts: np.ndarray, grid: RingGrid, subdivide: int = 4, nest: bool = False, local: bool = False
+) -> np.ndarray:
     """Put an additive HEALPix map (counts, weights, livetime) on the ring grid; the sum is kept.
 
     Each pixel is spread evenly over subdivide**2 smaller pixels first: without it a coarse input leaves
     holes. Cells that share a pixel are then correlated and less scattered than Poisson.
 
     Args:
-        counts: HEALPix map, shape (..., npix); longitude is right ascension (or hour angle for a local
-            map whose longitude is the hour angle), latitude is declination.
+        counts: HEALPix map, shape (..., npix), finite; longitude is right ascension, latitude declination.
         grid: The ring grid.
         subdivide: Side of the subdivision, a power of two.
         nest: Whether the map is in NESTED ordering (default RING).
+        local: Longitude is the hour angle, whose bins are centred on multiples of their width, not bordered by them.
 
     Returns:
         Array of shape (..., n_ring, n_ra).
+
+    Raises:
+        InputError: If the map is not a whole HEALPix map, holds non-finite or unseen pixels, or subdivide is no
+            power of two.
     """
     counts = np.asarray(counts, dtype=float)
+    if not healpy.isnpixok(counts.shape[-1]):
+        raise InputError(
+            f"a HEALPix map has 12 nside^2 pixels, not {counts.shape[-1]}; check the file and its column"
+        )
+    if not np.all(np.isfinite(counts)) or np.any(counts == healpy.UNSEEN):
+        raise InputError("the HEALPix map holds non-finite or unseen pixels; set pixels without data to zero")
     nside = healpy.npix2nside(counts.shape[-1])
     if subdivide < 1 or subdivide & (subdivide - 1):
         raise InputError(f"subdivide must be a power of two, not {subdivide}")
@@ -144,7 +160,7 @@ def from_healpix(counts: np.ndarray, grid: RingGrid, subdivide: int = 4, nest: b
     parent = index // subdivide**2
     if not nest:
         parent = healpy.nest2ring(nside, parent)
-    cell = grid.ring_of(np.pi / 2 - theta) * grid.n_ra + grid.bin_of(phi)
+    cell = grid.ring_of(np.pi / 2 - theta) * grid.n_ra + grid.bin_of(phi + grid.step / 2 if local else phi)
     rows = counts.reshape(-1, counts.shape[-1])
     size = grid.n_ring * grid.n_ra
     spread = np.stack([np.bincount(cell, row[parent] / subdivide**2, size) for row in rows])

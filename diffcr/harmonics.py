@@ -13,7 +13,7 @@ cos(dec)^m underflows.
 """
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,9 @@ from .errors import InputError
 from .grid import RingGrid
 
 AnyArray = Array | np.ndarray
+
+# These functions are jitted here, and not only where they are used, because outside jit every call would
+# compile its scans anew, and a synthesis would take ten times as long.
 
 
 def index(l: int, m: int) -> int:
@@ -59,6 +62,7 @@ def ring_basis(grid: RingGrid, l_max: int, cell_average: bool = True) -> Float[n
     return _ring_basis(grid.n_ring, grid.n_ra, l_max, cell_average)
 
 
+@partial(jax.jit, static_argnames="cell_average")
 def synthesis(
     coefficients: Float[AnyArray, "*batch coefficient"], grid: RingGrid, cell_average: bool = False
 ) -> Float[Array, "*batch ring ra"]:
@@ -132,6 +136,7 @@ def analysis(
     return _analysis(_floats(sky), grid, l_max)
 
 
+@jax.jit
 def evaluate(
     coefficients: Float[AnyArray, "*batch coefficient"], longitude: ArrayLike, latitude: ArrayLike
 ) -> Float[Array, "*result"]:
@@ -173,16 +178,10 @@ def rotate(
                 f"matrix must be a rotation: R R^T differs from the identity by {deviation:.1e}; "
                 "its columns are the images of the three axes, orthogonal and of unit length"
             )
-    l_max = _l_max(coefficients)
-    size = max(4, 2 * l_max + 2)
-    grid = RingGrid(size, size)
-    dec, ra = np.meshgrid(grid.declination, grid.right_ascension, indexing="ij")
-    new = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
-    # A row vector times R is R^T n: the direction that is carried to n.
-    old = _dot(jnp.asarray(new, matrix.dtype), matrix)
-    return _analysis(_at_directions(coefficients, old), grid, l_max)
+    return _rotate(coefficients, matrix)
 
 
+@jax.jit
 def dipole_to_coefficients(dipole: Float[AnyArray, "*batch 3"]) -> Float[Array, "*batch 4"]:
     """Multipoles up to l = 1 of the field delta . n: zero, then sqrt(4 pi / 3) (delta_6h, delta_N, delta_0h).
 
@@ -192,6 +191,7 @@ def dipole_to_coefficients(dipole: Float[AnyArray, "*batch 3"]) -> Float[Array, 
     return jnp.stack([jnp.zeros_like(x), y, z, x], axis=-1)
 
 
+@jax.jit
 def coefficients_to_dipole(coefficients: Float[AnyArray, "*batch coefficient"]) -> Float[Array, "*batch 3"]:
     """Dipole vector (delta_0h, delta_6h, delta_N) of the multipoles of a relative intensity, l_max >= 1."""
     coefficients = _floats(coefficients)
@@ -201,6 +201,7 @@ def coefficients_to_dipole(coefficients: Float[AnyArray, "*batch coefficient"]) 
     return coefficients[..., places] * math.sqrt(3 / (4 * math.pi))
 
 
+@jax.jit
 def power_spectrum(coefficients: Float[AnyArray, "*batch coefficient"]) -> Float[Array, "*batch l"]:
     """Angular power C_l = sum over m of s_lm^2 / (2 l + 1), l = 0 to l_max; C_1 = (4 pi / 9) |delta|^2."""
     coefficients = _floats(coefficients)
@@ -317,6 +318,7 @@ def _require_degree(l_max: int) -> None:
         raise InputError(f"l_max must be 0 or more, not {l_max}")
 
 
+@partial(jax.jit, static_argnames="l_max")
 def _analysis(sky: Array, grid: RingGrid, l_max: int) -> Array:
     dtype = sky.dtype
     table = _table(grid.n_ring, grid.n_ra, l_max, False, dtype.name)
@@ -330,6 +332,18 @@ def _analysis(sky: Array, grid: RingGrid, l_max: int) -> Array:
     degree, order = degrees_and_orders(l_max)
     values = sums[np.where(order < 0, 1, 0), :, np.abs(order), degree].T
     return values.reshape(*sky.shape[:-2], -1)
+
+
+@jax.jit
+def _rotate(coefficients: Array, matrix: Array) -> Array:
+    l_max = _l_max(coefficients)
+    size = max(4, 2 * l_max + 2)
+    grid = RingGrid(size, size)
+    dec, ra = np.meshgrid(grid.declination, grid.right_ascension, indexing="ij")
+    new = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
+    # A row vector times R is R^T n: the direction that is carried to n.
+    old = _dot(jnp.asarray(new, matrix.dtype), matrix)
+    return _analysis(_at_directions(coefficients, old), grid, l_max)
 
 
 def _places(l_max: int) -> tuple[np.ndarray, np.ndarray]:
@@ -436,7 +450,6 @@ def _legendre_at(z: Float[Array, ""], rows: tuple[Array, Array, Array]) -> Float
     return jax.lax.scan(step, (jnp.zeros_like(z), jnp.zeros_like(z)), rows)[1]
 
 
-@jax.jit  # a scan outside jit would be compiled anew at every call
 def _at_directions(
     coefficients: Float[Array, "*batch coefficient"], direction: Float[Array, "*points 3"]
 ) -> Float[Array, "*result"]:
@@ -471,4 +484,6 @@ def _dot(a: Array, b: Array) -> Array:
 
 def _map(function, points: Array) -> Array:
     """A function of one point at many, in pieces whose working arrays (and their gradients') stay small."""
-    return jax.lax.map(jax.checkpoint(function), points, batch_size=2048)
+    # No more than there are: a remainder of all the points would be compiled a second time.
+    size = max(1, min(2048, points.shape[0]))
+    return jax.lax.map(jax.checkpoint(function), points, batch_size=size)

@@ -4,32 +4,23 @@ import dataclasses
 import functools
 import hashlib
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from diffcr.detector import Site
-from diffcr.errors import InputError, require_float64
+from diffcr.errors import InputError
 from diffcr.grid import RingGrid
-from diffcr.observer import compton_getting_factor
-from diffcr.sky import (
-    aberration,
-    angles,
-    apparent_matrix,
-    earth_velocity,
-    equatorial_of,
-    horizon,
-    local_time,
-    precess,
-    rotate,
-    unit_vector,
-)
 
+from .cells import Cells, locate, orbital_weights
 from .data import Counts
 from .events import EventChunk, EventReader
+
+_PIECE = 1 << 16
+_HORIZON = math.cos(math.radians(91))
 
 EQUINOXES = ("j2000", "date", "icrs")
 """How right ascension and declination of events are given; see `BinningOptions.equinox`."""
@@ -85,88 +76,44 @@ class _Accumulator:
         self.shapes = {"n_sky": (rings, bins), "n_local": (rings, bins), "n_half": (2, rings, bins)}
         self.sums = {name: np.zeros(math.prod(shape)) for name, shape in self.shapes.items()}
         self.squares = {name: np.zeros(math.prod(shape)) for name, shape in self.shapes.items()}
-        self.num_events, self.days, self.harmonic = 0, 0.0, 0j
+        self.num_events, self.days, self.directions = 0, 0.0, np.zeros(6)
         self.first, self.last = math.inf, -math.inf
 
-    def add(self, cells: dict, phasor: np.ndarray, weight: np.ndarray | None, days: np.ndarray) -> None:
-        self.harmonic += complex(phasor.sum() if weight is None else (weight * phasor).sum())
-        for name, index in cells.items():
-            size = len(self.sums[name])
-            self.sums[name] += np.bincount(index, weight, size)
+    def add(
+        self, cells: Cells, weight: np.ndarray | None, days: np.ndarray, chosen: np.ndarray | None
+    ) -> None:
+        """Add the chosen rows (None: all)."""
+
+        def pick(values):
+            return values if chosen is None or values is None else values[..., chosen]
+
+        weight, days, directions = pick(weight), pick(days), pick(cells.directions)
+        self.directions += directions.sum(axis=1) if weight is None else directions @ weight
+        names = ("n_sky", "n_local", "n_half")
+        indices = [pick(index) for index in (cells.sky, cells.local, cells.half)]
+        square = None if weight is None else weight * weight
+        for name, index in zip(names, indices, strict=True):
+            self.sums[name] += np.bincount(index, weight, len(self.sums[name]))
             if weight is not None:
-                self.squares[name] += np.bincount(index, weight * weight, size)
+                self.squares[name] += np.bincount(index, square, len(self.sums[name]))
         self.num_events += len(days)
         self.days += float(days.sum())
         self.first, self.last = min(self.first, float(days.min())), max(self.last, float(days.max()))
+
+    def merge(self, other: "_Accumulator") -> None:
+        """Add another one of the same shape."""
+        for name in self.shapes:
+            self.sums[name] += other.sums[name]
+            self.squares[name] += other.squares[name]
+        self.num_events += other.num_events
+        self.days += other.days
+        self.directions += other.directions
+        self.first, self.last = min(self.first, other.first), max(self.last, other.last)
 
     def marginals(self, squared: bool) -> dict[str, np.ndarray]:
         source = self.squares if squared else self.sums
         out = {name: source[name].reshape(shape) for name, shape in self.shapes.items()}
         return out | {"n_time": out["n_half"].sum((0, 1))}
-
-
-@functools.partial(
-    jax.jit, static_argnames=("frame", "equinox", "grid", "horizontal", "orbital", "want_zenith")
-)
-def _locate(
-    days, first, second, longitude, latitude, index, *, frame, equinox, grid, horizontal, orbital, want_zenith
-):
-    """Cells, zenith and orbital weight of events. (first, second) is (ra, dec), or (zenith, azimuth)."""
-    sidereal = local_time(days, longitude, "sidereal")
-    if horizontal:
-        hour_angle, declination = equatorial_of(first, second, latitude)
-        right_ascension = sidereal - hour_angle
-    else:
-        right_ascension, declination = first, second
-        if equinox != "date":
-            vector = unit_vector(first, second)
-            if equinox == "j2000":
-                vector = precess(vector, days)
-            else:
-                vector = rotate(apparent_matrix(days), aberration(vector, days))
-                # Hour angles come from mean sidereal time: give up the nutation of the equinox again.
-                vector = _to_mean_equinox(vector, days)
-            right_ascension, declination = angles(vector)
-        hour_angle = sidereal - right_ascension
-    frame_time = sidereal if frame == "sidereal" else local_time(days, longitude, frame)
-    if frame != "sidereal":
-        right_ascension = frame_time - hour_angle
-    rings, bins = grid.shape
-    ring = jnp.clip(jnp.floor((declination / jnp.pi + 0.5) * rings).astype(jnp.int32), 0, rings - 1)
-    tau, column = _bin(frame_time, bins), _bin(right_ascension, bins)
-    west = _bin(hour_angle, 2)
-    west = 1 - west  # hour angles in [0, pi) are west of the meridian
-    cells = (
-        ring * bins + column,
-        ring * bins + jnp.mod(tau - column, bins),
-        (west * rings + ring) * bins + tau,
-    )
-    zenith = horizon(hour_angle, declination, latitude)[0] if want_zenith and not horizontal else None
-    if horizontal:
-        zenith = first
-    weight = None
-    if orbital:
-        direction = unit_vector(
-            right_ascension if frame == "sidereal" else sidereal - hour_angle, declination
-        )
-        weight = 1 / jax.vmap(compton_getting_factor, (0, 0, None))(
-            direction, precess(earth_velocity(days), days), index
-        )
-    return cells, jnp.exp(1j * right_ascension), zenith, weight
-
-
-def _to_mean_equinox(vector, days):
-    from diffcr.sky import greenwich_apparent_sidereal_time, greenwich_mean_sidereal_time
-
-    equation = greenwich_apparent_sidereal_time(days) - greenwich_mean_sidereal_time(days)
-    cosine, sine = jnp.cos(equation), jnp.sin(equation)
-    x, y, z = vector[..., 0], vector[..., 1], vector[..., 2]
-    return jnp.stack([x * cosine + y * sine, y * cosine - x * sine, z], axis=-1)
-
-
-def _bin(angle, bins):
-    turns = angle / (2 * jnp.pi)
-    return jnp.minimum(jnp.floor((turns - jnp.floor(turns)) * bins).astype(jnp.int32), bins - 1)
 
 
 def bin_chunks(
@@ -187,87 +134,108 @@ def bin_chunks(
 
     Raises:
         InputError: If there is no usable time, no event is left, or events lie below the horizon.
-        RuntimeError: If JAX runs on 32-bit floats.
+        RuntimeError: If JAX runs on 32-bit floats and the equinox is "icrs" or the orbital motion is removed.
     """
-    require_float64("binning of events")
-    parts: dict[tuple[str, str], _Accumulator] = {}
-    cut = {"energy": 0, "zenith": 0, "time": 0, "epoch": 0}
-    read, below, weighted, steepest = 0, 0, options.orbital_index is not None, 0.0
-    for chunk in chunks:
-        rows = len(chunk.days) if chunk.days is not None else 0
-        if chunk.days is None:
+    tallies = [_Tally(site, options) for _ in range(_threads())]
+    with ThreadPoolExecutor(len(tallies)) as pool:
+        for chunk in chunks:
+            if chunk.days is None:
+                raise InputError(
+                    f"{source}: no time column: hour angles need the time of each event; name it with --columns time=NAME"
+                )
+            pieces = list(_pieces(chunk))
+            shares = [pieces[k :: len(tallies)] for k in range(len(tallies))]
+            list(pool.map(_Tally.take, tallies, shares))
+            if progress is not None:
+                progress(len(chunk.days))
+    tally = functools.reduce(_Tally.merge, tallies)
+    tally.require_usable(source)
+    return tally.counts()
+
+
+def _threads() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, cores))
+
+
+class _Tally:
+    """What one thread has counted so far."""
+
+    def __init__(self, site: Site, options: BinningOptions):
+        self.site, self.options = site, options
+        self.parts: dict[tuple[str, str], _Accumulator] = {}
+        self.cut = {"energy": 0, "zenith": 0, "time": 0, "epoch": 0}
+        self.read, self.below, self.weighted, self.lowest = 0, 0, False, 1.0
+        self.room = Cells.empty(_PIECE)
+
+    def take(self, pieces: list[EventChunk]) -> None:
+        """Count some pieces of a chunk."""
+        options = self.options
+        for piece in pieces:
+            cells = locate(piece, self.site, options.grid, options.time_frame, options.equinox, self.room)
+            weight = piece.weight
+            if options.orbital_index is not None:
+                orbital = orbital_weights(piece.days, cells, self.site, options.orbital_index)
+                weight = orbital if weight is None else weight * orbital
+            self.read += len(piece.days)
+            self.weighted |= weight is not None
+            lowest = float(cells.zenith_cosine.min())
+            self.lowest = min(self.lowest, lowest)
+            if lowest < _HORIZON:
+                self.below += int((cells.zenith_cosine < _HORIZON).sum())
+            keep, labels = _select(piece, cells.zenith_cosine, options, self.cut)
+            for energy, epoch, chosen in _groups(piece, keep, labels, options):
+                if chosen is None or chosen.any():
+                    part = self.parts.setdefault((energy, epoch), _Accumulator(options.grid))
+                    part.add(cells, weight, piece.days, chosen)
+
+    def merge(self, other: "_Tally") -> "_Tally":
+        """Add what another thread counted."""
+        for key, part in other.parts.items():
+            if key in self.parts:
+                self.parts[key].merge(part)
+            else:
+                self.parts[key] = part
+        self.cut = {name: number + other.cut[name] for name, number in self.cut.items()}
+        self.read, self.below = self.read + other.read, self.below + other.below
+        self.weighted, self.lowest = self.weighted or other.weighted, min(self.lowest, other.lowest)
+        return self
+
+    def require_usable(self, source: str) -> None:
+        """Refuse events below the horizon, and no events."""
+        if self.below > 0.001 * self.read:
             raise InputError(
-                f"{source}: no time column: hour angles need the time of each event; name it with --columns time=NAME"
+                f"{source}: {self.below} of {self.read} events lie below the horizon of {self.site.name}: check --site "
+                "(longitude positive towards East), --time-format and --equinox"
             )
-        if not rows:
-            continue
-        read += rows
-        cells, phasor, zenith, orbital = locate(chunk, site, options)
-        weight = chunk.weight
-        weighted |= weight is not None
-        if orbital is not None:
-            weight = orbital if weight is None else weight * orbital
-        below += int((zenith > math.radians(91)).sum())
-        steepest = max(steepest, float(zenith.max(initial=0.0)))
-        keep, labels = _select(chunk, zenith, options, cut)
-        for energy, epoch, chosen in _groups(chunk, keep, labels, options):
-            if chosen is not None and not chosen.any():
-                continue
-            part = parts.setdefault((energy, epoch), _Accumulator(options.grid))
-            pick = (lambda x, c=chosen: x) if chosen is None else (lambda x, c=chosen: x[c])
-            picked = {k: pick(v) for k, v in cells.items()}
-            part.add(picked, pick(phasor), None if weight is None else pick(weight), pick(chunk.days))
-        if progress is not None:
-            progress(rows)
-    if below > 0.001 * read:
-        raise InputError(
-            f"{source}: {below} of {read} events lie below the horizon of {site.name}: check --site (longitude positive "
-            "towards East), --time-format and --equinox"
-        )
-    if not parts:
-        cuts = ", ".join(f"{n} by {name}" for name, n in cut.items() if n) or "the file has no events"
-        raise InputError(f"{source}: no event is left after cuts ({read} read; cut: {cuts}); widen the cuts")
-    harmonic = sum(part.harmonic for part in parts.values())
-    entry = {
-        "events_read": read,
-        "cut": cut,
-        "zenith_max_seen_deg": math.degrees(steepest),
-        "right_ascension_harmonic": [harmonic.real, harmonic.imag],
-    }
-    return _assemble(parts, site, options, weighted, entry)
+        if not self.parts:
+            cuts = (
+                ", ".join(f"{n} by {name}" for name, n in self.cut.items() if n) or "the file has no events"
+            )
+            raise InputError(
+                f"{source}: no event is left after cuts ({self.read} read; cut: {cuts}); widen the cuts"
+            )
+
+    def counts(self) -> Counts:
+        """The counts, with the accounting of what was read."""
+        harmonic = sum(part.directions[:2] for part in self.parts.values())
+        entry = {
+            "events_read": self.read,
+            "cut": self.cut,
+            "zenith_max_seen_deg": math.degrees(math.acos(max(-1.0, min(1.0, self.lowest)))),
+            "right_ascension_harmonic": harmonic.tolist(),
+        }
+        return _assemble(self.parts, self.site, self.options, self.weighted, entry)
 
 
-def locate(chunk: EventChunk, site: Site, options: BinningOptions):
-    """Cells by marginal name, exp(i RA), zenith angles [rad] and orbital weights (or None) of a chunk's events."""
-    horizontal = chunk.ra is None
-    first, second = (chunk.zenith, chunk.azimuth) if horizontal else (chunk.ra, chunk.dec)
-    size = len(chunk.days)
-    # One compiled shape for every chunk size up to the next power of two.
-    padded = 1 << max(size - 1, 1023).bit_length() if size > 1024 else 1024
-
-    def pad(values):
-        return values if padded == size else np.pad(values, (0, padded - size), mode="edge")
-
-    cells, phasor, zenith, weight = _locate(
-        pad(chunk.days),
-        pad(first),
-        pad(second),
-        site.longitude,
-        site.latitude,
-        options.orbital_index or 0.0,
-        frame=options.time_frame,
-        equinox=options.equinox,
-        grid=options.grid,
-        horizontal=horizontal,
-        orbital=options.orbital_index is not None,
-        want_zenith=True,
-    )
-    named = {n: np.asarray(c)[:size] for n, c in zip(("n_sky", "n_local", "n_half"), cells, strict=True)}
-    arrays = (None if x is None else np.asarray(x)[:size] for x in (phasor, zenith, weight))
-    return named, *arrays
+def _pieces(chunk: EventChunk) -> Iterator[EventChunk]:
+    """The chunk in pieces small enough that their cells stay in the cache until they are counted."""
+    for start in range(0, len(chunk.days), _PIECE):
+        part = slice(start, start + _PIECE)
+        yield EventChunk(*(x[part] if isinstance(x, np.ndarray) else x for x in chunk))
 
 
-def _select(chunk: EventChunk, zenith, options: BinningOptions, cut: dict):
+def _select(chunk: EventChunk, zenith_cosine, options: BinningOptions, cut: dict):
     """Rows that pass the cuts (None: all), and the epoch label index of each row (None: one epoch)."""
     keep = None
 
@@ -291,7 +259,7 @@ def _select(chunk: EventChunk, zenith, options: BinningOptions, cut: dict):
     if options.energy_edges is not None:
         apply((chunk.energy >= options.energy_edges[0]) & (chunk.energy < options.energy_edges[-1]), "energy")
     if options.zenith_max is not None:
-        apply(zenith <= options.zenith_max, "zenith")
+        apply(zenith_cosine >= math.cos(options.zenith_max), "zenith")
     labels = None
     if options.epochs == "yearly":
         labels = np.floor(calendar_year(chunk.days)).astype(int).astype(str)
@@ -342,6 +310,7 @@ def _assemble(parts, site: Site, options: BinningOptions, weighted: bool, entry:
     sums = {name: np.zeros(lead + tail) for name, tail in tails.items()}
     squares = {name: np.zeros(lead + tail) for name, tail in tails.items()} if weighted else {}
     num_events, mean_epoch, livetime = np.zeros(lead, np.int64), np.full(lead, np.nan), np.zeros(lead)
+    moments = np.zeros((*lead, 2, 2))
     for (energy, epoch), part in parts.items():
         place = (0, energies.index(energy), epochs.index(epoch))
         for name, values in part.marginals(False).items():
@@ -351,6 +320,7 @@ def _assemble(parts, site: Site, options: BinningOptions, weighted: bool, entry:
         num_events[place] = part.num_events
         mean_epoch[place] = 2000 + part.days / part.num_events / 365.25
         livetime[place] = part.last - part.first
+        moments[place] = part.directions[2:].reshape(2, 2)
     history = {} if options.orbital_index is None else {"orbital_removed": {"gamma": options.orbital_index}}
     return Counts(
         grid=options.grid,
@@ -361,6 +331,7 @@ def _assemble(parts, site: Site, options: BinningOptions, weighted: bool, entry:
         num_events=num_events,
         mean_epoch=mean_epoch,
         livetime=livetime,
+        moments=moments,
         w2=squares,
         time_frame=options.time_frame,
         inputs=(entry,),

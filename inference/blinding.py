@@ -55,9 +55,13 @@ def _rotated(counts: Counts, bins: int, history: dict) -> Counts:
 
     moved = {name: roll(getattr(counts, name)) for name in ("n_sky", "n_time", "n_half")}
     squares = {name: roll(v) if name != "n_local" else v for name, v in counts.w2.items()}
+    angle = bins * counts.grid.step
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    moments = counts.moments.copy()
+    moments[..., 0, :] = moments[..., 0, :] @ turn.T
     # The sums over the events' own right ascensions would tell the angle.
     inputs = tuple({k: v for k, v in e.items() if k not in _TELLTALE} for e in counts.inputs)
-    return counts.replace(**moved, w2=squares, history=history, inputs=inputs)
+    return counts.replace(**moved, w2=squares, moments=moments, history=history, inputs=inputs)
 
 
 def _bins(key: str, n: int) -> int:

@@ -4,6 +4,8 @@ Exit codes: 0 done, 2 bad input (one line says what, where and the remedy), 3 fi
 130 interrupted.
 """
 
+import math
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +13,9 @@ from typing import Annotated
 import typer
 
 from diffcr.errors import FitError, InputError
+
+_MOST_EVENTS = 1e15
+"""Sums of more events than 2^53 are no longer exact."""
 
 app = typer.Typer(
     add_completion=False,
@@ -74,7 +79,8 @@ Grid = Annotated[
     ),
 ]
 TimeFrame = Annotated[
-    str, typer.Option(help="sidereal, solar, antisidereal or extended-sidereal.", metavar="FRAME")
+    str | None,
+    typer.Option(help="sidereal (default), solar, antisidereal or extended-sidereal.", metavar="FRAME"),
 ]
 Epochs = Annotated[
     str | None,
@@ -84,7 +90,7 @@ Epochs = Annotated[
     ),
 ]
 ZenithMax = Annotated[
-    float | None, typer.Option(help="Cut events beyond this zenith angle [degrees].", metavar="DEG")
+    float | None, typer.Option(help="Cut events beyond this zenith angle, in degrees.", metavar="DEG")
 ]
 EnergyMin = Annotated[
     float | None, typer.Option(help="Cut events below this energy (units of the file).", metavar="E")
@@ -126,6 +132,7 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
     except InputError as error:
         _fail(error, 2)
     except FitError as error:
@@ -133,6 +140,8 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
     except BrokenPipeError:
+        # Whoever read the output has gone; results are on disk, and Python must not complain at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
         _fail(
@@ -146,9 +155,19 @@ def main() -> None:
     except Exception as error:
         # Wrong usage, as typer's own (vendored or not) click reports it; anything else is a fault of ours.
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-            _fail(error.format_message(), 2)
+            _fail(_usage(error), 2)
         raise
+    if code == 130:
+        _fail("interrupted", 130)
     sys.exit(code or 0)
+
+
+def _usage(error) -> str:
+    context = getattr(error, "ctx", None)
+    command = getattr(context, "command_path", "diffcr")
+    # An error without a message is a bare `diffcr`, for which typer has printed the help.
+    message = error.format_message().strip().rstrip(".") or "no command was given"
+    return f"{message}; see {command} --help"
 
 
 def _fail(message, code: int) -> None:
@@ -165,6 +184,7 @@ def demo(output: Output = Path("diffcr-demo")) -> None:
     """
     from .report import describe
 
+    _require_folder(output)
     counts = _read(["dataset:auger-8eev"], None)
     summary = _fit_and_write(counts, output, pictures=True)
     rayleigh = summary["rayleigh"]
@@ -199,7 +219,7 @@ def fit(
         str | None,
         typer.Option(
             help="known: the acceptance of the site is taken as cos(zenith) up to its cut, and delta_N is fitted; "
-            "known:K for cos^K; FILE.npy or .nc for a measured acceptance (ring, hour angle).",
+            "known:K for cos^K; FILE.npy for a measured acceptance (ring, hour angle).",
             metavar="known|FILE",
         ),
     ] = None,
@@ -213,7 +233,7 @@ def fit(
         int | None, typer.Option(help="Free rates (default: as many as hold 25 events each).")
     ] = None,
     grid: Grid = None,
-    time_frame: TimeFrame = "sidereal",
+    time_frame: TimeFrame = None,
     epochs: Epochs = None,
     zenith_max: ZenithMax = None,
     energy_min: EnergyMin = None,
@@ -237,8 +257,12 @@ def fit(
 
     Example: [bold]diffcr fit events.csv --site auger --columns time=UTC,ra=RA,dec=Dec -o results[/bold]
     """
+    import numpy as np
+
     from .report import describe
 
+    _require_folder(output)
+    prior_power = _numbers(prior_cl, "--prior-cl")
     counts = _read(
         inputs,
         site,
@@ -270,7 +294,7 @@ def fit(
         pictures=plots,
         l_max=lmax,
         exposure=known,
-        prior_power=_numbers(prior_cl, "--prior-cl"),
+        prior_power=None if prior_power is None else np.asarray(prior_power),
         rate_bins=rate_bins,
     )
     print("\n".join(describe(summary)))
@@ -288,7 +312,7 @@ def bin_command(
     prefer: Prefer = "equatorial",
     equinox: Equinox = None,
     grid: Grid = None,
-    time_frame: TimeFrame = "sidereal",
+    time_frame: TimeFrame = None,
     epochs: Epochs = None,
     merge_epochs: Annotated[
         bool,
@@ -320,6 +344,8 @@ def bin_command(
     from .epochs import merge_epochs as merge
 
     _require_nc(output)
+    if force and not merge_epochs:
+        raise InputError("--force has no effect without --merge-epochs; leave it out, or give both")
     counts = _read(
         inputs,
         site,
@@ -347,6 +373,7 @@ def bin_command(
         counts = merge(counts, force)
     counts = _blinded(counts, blind)
     counts.save(output)
+    _tell_inputs(counts)
     _tell_counts(counts, output)
 
 
@@ -357,7 +384,7 @@ def simulate(
     dipole: Annotated[
         str, typer.Option(help="delta_0h,delta_6h[,delta_N] in J2000.", metavar="D0H,D6H")
     ] = "0,0",
-    seed: Annotated[int, typer.Option(help="Seed of the random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random numbers.", min=0)] = 0,
     event_list: Annotated[
         Path | None,
         typer.Option(help="Draw events one by one and write them here (.csv, .parquet).", metavar="FILE"),
@@ -368,7 +395,7 @@ def simulate(
     ] = "2016-01-01",
     end: Annotated[str, typer.Option("--to", help="End of data taking.", metavar="DATE")] = "2017-01-01",
     zenith_max: Annotated[
-        float | None, typer.Option(help="Zenith cut of the site [degrees].", metavar="DEG")
+        float | None, typer.Option(help="Zenith cut of the site, in degrees.", metavar="DEG")
     ] = None,
     acceptance: Annotated[
         str, typer.Option(help="cos: cos^K(zenith); attenuated: by the atmosphere.")
@@ -398,17 +425,27 @@ def simulate(
 
     Example: [bold]diffcr simulate --site hawc --events 1e9 --dipole 0.0008,0.0006 --seed 1 -o counts.nc[/bold]
     """
-    import math
-
     from diffcr.detector import RateModel
     from diffcr.detector import site as find_site
 
     from .simulate import Simulation, simulate_counts, simulate_event_list
 
     _require_nc(output)
-    gaps = [tuple(_moment(x, "--gap") for x in pair.split(",")) for pair in gap or []]
-    if any(len(pair) != 2 for pair in gaps):
-        raise InputError("--gap takes START,END")
+    if event_list is not None and event_list.is_dir():
+        raise InputError(f"{event_list}: this is a folder; give --event-list the name of a file")
+    if math.isfinite(events) and events > _MOST_EVENTS:
+        raise InputError(
+            f"--events {events:g} is more than can be counted exactly; ask for at most {_MOST_EVENTS:g}"
+        )
+    first, last = _interval(start, end)
+    gaps = []
+    for pair in gap or []:
+        dates = pair.split(",")
+        if len(dates) != 2:
+            raise InputError(f"--gap takes START,END such as 2016-02-01,2016-02-15, not {pair!r}")
+        gaps.append(tuple(_moment(x, "--gap") for x in dates))
+        if not gaps[-1][0] < gaps[-1][1]:
+            raise InputError(f"--gap {pair} ends before it starts; swap the dates")
     model = {"model": acceptance, "power": power}
     if attenuation is not None:
         model["attenuation"] = attenuation
@@ -421,8 +458,8 @@ def simulate(
         site=find_site(site, None if zenith_max is None else math.radians(zenith_max)),
         num_events=events,
         dipole=tuple(components) + (0.0,) * (3 - len(components)),
-        start=_moment(start, "--from"),
-        end=_moment(end, "--to"),
+        start=first,
+        end=last,
         rate=RateModel(seasonal=seasonal, diurnal=diurnal, modulation=modulation, gaps=gaps),
         acceptance=model,
         weight_spread=weight_spread,
@@ -462,7 +499,7 @@ def unblind(
 
 
 def _read(inputs, site, **options):
-    """Read inputs with a progress line on the terminal, and tell what was guessed or left out."""
+    """Read inputs with a progress line on the terminal."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -473,9 +510,13 @@ def _read(inputs, site, **options):
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("read", total=None)
         counts = read_counts(inputs, site, progress=lambda n: bar.advance(task, n), **options)
+    return counts
+
+
+def _tell_inputs(counts) -> None:
+    """What was guessed, left out and cut. Told once the work is done: a failure prints its one line alone."""
     for entry in counts.inputs:
         _tell_input(entry)
-    return counts
 
 
 def _tell_input(entry: dict) -> None:
@@ -499,14 +540,26 @@ def _fit_and_write(counts, output: Path, pictures: bool, **options) -> dict:
     from .report import fit_summary, write_json, write_pictures
 
     result = fit_counts(counts, **options)
+    summary = fit_summary(result)
     _make_folder(output)
     counts.save(output / "counts.nc")
     if pictures:
         write_pictures(result, output)
     # Last, so that a fit.json always has its counts and pictures beside it.
-    summary = fit_summary(result)
     write_json(output / "fit.json", summary)
+    _tell_inputs(counts)
     return summary
+
+
+def _require_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written before hours of reading, not after."""
+    place = folder
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise InputError(f"{folder}: {place} is a file, not a folder; choose another -o")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"{folder}: the folder {place} cannot be written; choose another -o")
 
 
 def _make_folder(folder: Path) -> None:
@@ -524,8 +577,10 @@ def _pictures(folder: Path) -> list[Path]:
 
 def _exit_by(summary: dict) -> None:
     if not summary["converged"]:
+        gain = summary["remaining_gain"]
+        left = "an unknown amount" if gain is None else f"{gain:.2g}"
         raise FitError(
-            f"the fit did not converge: {summary['remaining_gain']:.2g} left to gain in ln L after {summary['num_steps']} steps; "
+            f"the fit did not converge: {left} left to gain in ln L after {summary['num_steps']} steps; "
             "lower --lmax, add data or give --prior-cl; results were written"
         )
 
@@ -550,13 +605,11 @@ def _binning(
     gamma,
 ) -> dict:
     """Options of the command line as fields of `BinningOptions`."""
-    import math
-
-    from diffcr.sky import TIME_FRAMES
+    from diffcr.clock import TIME_FRAMES
 
     from .epochs import read_epochs
 
-    if time_frame not in TIME_FRAMES:
+    if time_frame is not None and time_frame not in TIME_FRAMES:
         raise InputError(f"unknown time frame {time_frame!r}: choose one of {', '.join(TIME_FRAMES)}")
     if remove_orbital and gamma is None:
         raise InputError("--remove-orbital needs the spectral index: give --gamma, for example --gamma 2.7")
@@ -564,7 +617,12 @@ def _binning(
         raise InputError("--gamma has no effect without --remove-orbital")
     if gamma is not None and not math.isfinite(gamma):
         raise InputError(f"--gamma must be a number such as 2.7, not {gamma}")
-    options = {"grid": _grid(grid), "time_frame": time_frame, "orbital_index": gamma}
+    # What is not asked for is left out: counts files refuse what they cannot do, and bring their own grid and frame.
+    options = {"orbital_index": gamma}
+    if grid is not None:
+        options["grid"] = _grid(grid)
+    if time_frame is not None:
+        options["time_frame"] = time_frame
     if epochs is not None:
         options["epochs"] = epochs if epochs == "yearly" else read_epochs(epochs)
     if zenith_max is not None:
@@ -581,12 +639,10 @@ def _binning(
         options["energy_range"] = (low, high)
     if energy_edges is not None:
         options["energy_edges"] = tuple(_numbers(energy_edges, "--energy-edges"))
+        if any(math.isnan(edge) for edge in options["energy_edges"]):
+            raise InputError(f"--energy-edges takes increasing numbers, not {energy_edges!r}")
     if start is not None or end is not None:
-        low = _moment(start, "--from") if start is not None else -math.inf
-        high = _moment(end, "--to") if end is not None else math.inf
-        if not low < high:
-            raise InputError("--from is not before --to")
-        options["time_range"] = (low, high)
+        options["time_range"] = _interval(start, end)
     return options
 
 
@@ -596,7 +652,7 @@ def _grid(text: str | None):
     if text is None:
         return RingGrid()
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(p.strip().isdigit() for p in parts):
+    if len(parts) != 2 or not all(p.strip().isdecimal() for p in parts):
         raise InputError(f"--grid takes RINGSxBINS such as 180x360, not {text!r}")
     return RingGrid(*(int(p) for p in parts))
 
@@ -610,14 +666,33 @@ def _numbers(text: str | None, option: str) -> list[float] | None:
         raise InputError(f"{option} takes numbers separated by commas, not {text!r}") from None
 
 
+def _interval(start: str | None, end: str | None) -> tuple[float, float]:
+    """--from and --to as days since J2000.0, without end where one is not given."""
+    low = _moment(start, "--from") if start is not None else -math.inf
+    high = _moment(end, "--to") if end is not None else math.inf
+    if not low < high:
+        raise InputError(f"--from {start} is not before --to {end}; swap them")
+    return low, high
+
+
+_MJD_LIMITS = (15020.0, 161116.0)  # 1900 January 1 and 2300 January 1
+
+
 def _moment(text: str, option: str) -> float:
     """Date (ISO, UTC) or MJD as days since J2000.0."""
-    from diffcr.sky import days_from
+    from diffcr.clock import days_from
 
     try:
-        return float(text) - 51544.5
+        mjd = float(text)
     except ValueError:
-        pass
+        mjd = None
+    if mjd is not None:
+        # Also catches a year on its own, which as an MJD lies in the 19th century.
+        if not _MJD_LIMITS[0] <= mjd < _MJD_LIMITS[1]:
+            raise InputError(
+                f"{option} {text} is no MJD of the years 1900 to 2299; give a date such as 2016-01-01, or an MJD"
+            )
+        return mjd - 51544.5
     try:
         return float(days_from([text.strip()], "iso")[0])
     except (ValueError, TypeError):
@@ -625,8 +700,6 @@ def _moment(text: str, option: str) -> float:
 
 
 def _azimuth_term(text: str) -> tuple[int, float, float]:
-    import math
-
     try:
         order, amplitude, phase = text.split(":")
         return int(order), float(amplitude), math.radians(float(phase))
@@ -660,18 +733,22 @@ def _exposure(text: str | None, counts) -> dict | None:
             f"--exposure {text}: one file for {len(counts.sites)} observatories; use the Python interface"
         )
     try:
-        values = np.load(path, allow_pickle=False)
+        with open(path, "rb") as handle:
+            values = np.lib.format.read_array(handle, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(
             f"--exposure {text}: not a readable .npy array ({type(error).__name__}); write it with numpy.save"
         ) from error
+    if values.dtype.kind not in "biuf":
+        raise InputError(
+            f"--exposure {text}: holds no real numbers ({values.dtype}); write floats with numpy.save"
+        )
     return {counts.sites[0].name: np.asarray(measured_acceptance(values, counts.grid))}
 
 
 def _widened(site, counts, k: int):
     """The site with its zenith cut widened by what rounded directions exceed it (at most one degree)."""
     import dataclasses
-    import math
 
     seen = max(
         (e.get("zenith_max_seen_deg", 0.0) for e in counts.inputs if e.get("site") == site.name), default=0.0
@@ -685,8 +762,11 @@ def _widened(site, counts, k: int):
 def _require_nc(path: Path) -> None:
     if path.suffix.lower() != ".nc":
         raise InputError(f"{path}: counts files end in .nc; change -o")
-    if not path.parent.is_dir():
+    if path.is_dir():
+        raise InputError(f"{path}: this is a folder; give -o the name of a file")
+    if not path.parent.exists():
         raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
+    _require_folder(path.parent)
 
 
 def _tell_counts(counts, path: Path) -> None:

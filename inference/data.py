@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from diffcr.clock import TIME_FRAMES
 from diffcr.detector import Site
 from diffcr.errors import InputError
 from diffcr.grid import RingGrid
@@ -21,6 +22,9 @@ _DIMENSIONS = {
     "n_half": ("half", "ring", "time"),
 }
 _LEAD = ("observatory", "energy", "epoch")
+_SITE = ("latitude", "longitude", "zenith_max", "zenith_min")
+_REQUIRED = (*MARGINALS, "num_events", "mean_epoch", "livetime", *_LEAD, *_SITE)
+_REQUIRED_ATTRIBUTES = ("format_version", "time_frame", "inputs", "history")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Counts:
         n_local: Local counts, shape (observatory, energy, epoch, ring, hour_angle).
         n_half: Counts of the east (0) and west (1) half of the local sky, (observatory, energy, epoch, half,
             ring, time).
+        moments: Sums over the events of w cos(dec) (cos RA, sin RA) and of w cos(dec) (cos H, sin H), shape
+            (observatory, energy, epoch, 2, 2); NaN where only cells are known. They free the dipole from the grid.
         w2: The same four marginals of the squared weights, by name, or empty for unit weights.
         num_events: Rows counted, shape (observatory, energy, epoch).
         mean_epoch: Mean time of the events [Julian year], same shape; NaN where there is none.
@@ -61,6 +67,7 @@ class Counts:
     num_events: np.ndarray
     mean_epoch: np.ndarray
     livetime: np.ndarray
+    moments: np.ndarray | None = None
     w2: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     time_frame: str = "sidereal"
     inputs: tuple[dict, ...] = ()
@@ -68,6 +75,8 @@ class Counts:
 
     def __post_init__(self):
         lead = (len(self.sites), len(self.energies), len(self.epochs))
+        if self.moments is None:
+            object.__setattr__(self, "moments", np.full((*lead, 2, 2), np.nan))
         rings, bins = self.grid.shape
         tails = {
             "n_sky": (rings, bins),
@@ -88,6 +97,14 @@ class Counts:
             sums = getattr(self, name).sum((-1, -2))
             if not np.allclose(sums, totals, rtol=1e-8):
                 raise InputError(f"{name} and n_time do not sum to the same events; bin the events again")
+        if not np.allclose(self.n_half.sum((-3, -2)), self.n_time, rtol=1e-8):
+            raise InputError("n_half and n_time do not sum to the same events; bin the events again")
+        if self.num_events.shape != lead or np.any((self.num_events <= 0) & (totals > 0)):
+            raise InputError("num_events does not fit n_time; bin the events again")
+        if self.time_frame not in TIME_FRAMES:
+            raise InputError(
+                f"unknown time frame {self.time_frame!r}: choose one of {', '.join(TIME_FRAMES)}"
+            )
 
     @property
     def weighted(self) -> bool:
@@ -135,9 +152,9 @@ class Counts:
         data = {name: (_LEAD + _DIMENSIONS[name], getattr(self, name)) for name in MARGINALS}
         data |= {name.replace("n_", "w2_"): (_LEAD + _DIMENSIONS[name], v) for name, v in self.w2.items()}
         data |= {name: (_LEAD, getattr(self, name)) for name in ("num_events", "mean_epoch", "livetime")}
+        data["moments"] = ((*_LEAD, "frame", "component"), self.moments)
         degrees = {
-            name: ("observatory", np.degrees([getattr(s, name) for s in self.sites]))
-            for name in ("latitude", "longitude", "zenith_max", "zenith_min")
+            name: ("observatory", np.degrees([getattr(s, name) for s in self.sites])) for name in _SITE
         }
         dataset = xr.Dataset(data | degrees, coords=self._coordinates(), attrs=self._attributes())
         units = {"latitude": "degree", "longitude": "degree", "zenith_max": "degree", "zenith_min": "degree"}
@@ -165,6 +182,8 @@ class Counts:
             "energy": list(self.energies),
             "epoch": list(self.epochs),
             "half": ["east", "west"],
+            "frame": ["equatorial", "local"],
+            "component": ["cosine", "sine"],
         }
         angles = {
             "ring": np.degrees(grid.declination),
@@ -205,6 +224,8 @@ def load_counts(path: str | os.PathLike) -> Counts:
         InputError: If the file is missing, truncated, of another kind or of a newer format.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: this is a folder; give the counts file in it")
     if not path.is_file():
         raise InputError(f"{path}: no such file; make one with `diffcr bin` or `diffcr simulate`")
     try:
@@ -217,27 +238,30 @@ def load_counts(path: str | os.PathLike) -> Counts:
         ) from error
     if dataset.attrs.get("format") != "diffcr counts":
         raise InputError(f"{path}: NetCDF, but not a counts file of diffcr; make one with `diffcr bin`")
-    version = int(dataset.attrs.get("format_version", 0))
-    if version > FORMAT_VERSION:
-        raise InputError(
-            f"{path}: format version {version}, this diffcr reads up to {FORMAT_VERSION}; update diffcr"
-        )
+    missing = [name for name in _REQUIRED if name not in dataset.variables]
+    missing += [name for name in _REQUIRED_ATTRIBUTES if name not in dataset.attrs]
+    if missing:
+        raise InputError(f"{path}: the counts file lacks {', '.join(missing)}; repeat `diffcr bin`")
     try:
-        return _from_dataset(dataset)
-    except KeyError as error:
-        raise InputError(f"{path}: the counts file lacks {error}; repeat `diffcr bin`") from error
+        version = int(dataset.attrs["format_version"])
+        if version <= FORMAT_VERSION:
+            return _from_dataset(dataset)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: its contents are not as `diffcr bin` writes them ({error}); repeat `diffcr bin`"
+        ) from error
+    raise InputError(
+        f"{path}: format version {version}, this diffcr reads up to {FORMAT_VERSION}; update diffcr"
+    )
 
 
 def _from_dataset(dataset: xr.Dataset) -> Counts:
     sites = tuple(
         Site(
             name=str(name),
-            **{
-                key: float(np.radians(dataset[key].values[i]))
-                for key in ("latitude", "longitude", "zenith_max", "zenith_min")
-            },
+            **{key: float(np.radians(dataset[key].values[i])) for key in _SITE},
         )
         for i, name in enumerate(dataset["observatory"].values)
     )
@@ -253,6 +277,7 @@ def _from_dataset(dataset: xr.Dataset) -> Counts:
         epochs=tuple(str(x) for x in dataset["epoch"].values),
         **{name: dataset[name].values for name in MARGINALS},
         **{name: dataset[name].values for name in ("num_events", "mean_epoch", "livetime")},
+        moments=dataset["moments"].values if "moments" in dataset else None,
         w2=squares,
         time_frame=str(dataset.attrs["time_frame"]),
         inputs=tuple(json.loads(dataset.attrs["inputs"])),
@@ -288,6 +313,7 @@ def combine(parts: list[Counts]) -> Counts:
     out = {name: np.zeros(lead + getattr(first, name).shape[3:]) for name in MARGINALS}
     squares = {name: np.zeros_like(out[name]) for name in MARGINALS} if weighted else {}
     num_events, epoch_sum, livetime = np.zeros(lead, np.int64), np.zeros(lead), np.zeros(lead)
+    moments = np.zeros((*lead, 2, 2))
     for part in parts:
         place = np.ix_(
             [list(sites).index(s.name) for s in part.sites],
@@ -299,6 +325,7 @@ def combine(parts: list[Counts]) -> Counts:
             if weighted:
                 squares[name][place] += part.w2.get(name, getattr(part, name))
         num_events[place] += part.num_events
+        moments[place] += np.where((part.num_events > 0)[..., None, None], part.moments, 0.0)
         epoch_sum[place] += np.where(part.num_events > 0, part.mean_epoch * part.num_events, 0.0)
         livetime[place] += part.livetime
     with np.errstate(invalid="ignore"):
@@ -308,17 +335,18 @@ def combine(parts: list[Counts]) -> Counts:
         energies=tuple(energies),
         epochs=tuple(epochs),
         **out,
+        moments=moments,
         w2=squares,
         num_events=num_events,
         mean_epoch=mean_epoch,
         livetime=livetime,
         inputs=tuple(entry for part in parts for entry in part.inputs),
+        history={name: entry for part in reversed(parts) for name, entry in part.history.items()},
     )
 
 
 def _differs(one: Site, other: Site) -> bool:
-    names = ("latitude", "longitude", "zenith_max", "zenith_min")
-    return any(not np.isclose(getattr(one, n), getattr(other, n), atol=1e-9) for n in names)
+    return any(not np.isclose(getattr(one, n), getattr(other, n), atol=1e-9) for n in _SITE)
 
 
 def _check_compatible(first: Counts, other: Counts) -> None:

@@ -194,6 +194,9 @@ def merge_epochs(counts: Counts, force: bool = False) -> Counts:
     return counts.replace(
         epochs=("all",),
         **merged,
+        moments=np.where((counts.num_events > 0)[..., None, None], counts.moments, 0.0).sum(
+            axis=2, keepdims=True
+        ),
         w2=squares,
         num_events=events,
         mean_epoch=mean_epoch,

@@ -24,6 +24,7 @@ from .multipoles import (
     make_block,
     maximise,
     ring_modes,
+    with_moments,
 )
 from .weights import sandwich
 
@@ -190,7 +191,12 @@ def fit(
     ]
     if not known:
         livetime_inflation = _check_measurable(counts, data, modes, degree, order, prior)
-        best, blocks = _maximise(tuple(data), tuple(modes), prior, groups=groups, max_steps=max_steps)
+        moments = tuple(
+            (counts.moments[p][0], counts.moments[p][1], _frame_rotation(counts, p)) for p in places
+        )
+        best, blocks = _maximise(
+            tuple(data), tuple(modes), moments, prior, groups=groups, max_steps=max_steps
+        )
     else:
         blocks, livetime_inflation = (), 1.0
         best = _maximise_known(tuple(data), tuple(modes), known, prior, max_steps=max_steps)
@@ -200,8 +206,11 @@ def fit(
 
 
 @functools.partial(jax.jit, static_argnames=("groups", "max_steps"))
-def _maximise(data, modes, prior, *, groups, max_steps):
-    blocks = tuple(make_block(d, m, g) for d, m, g in zip(data, modes, groups, strict=True))
+def _maximise(data, modes, moments, prior, *, groups, max_steps):
+    blocks = tuple(
+        with_moments(make_block(d, m, g), *own)
+        for d, m, own, g in zip(data, modes, moments, groups, strict=True)
+    )
     return maximise(blocks, prior, max_steps=max_steps), blocks
 
 

@@ -1,6 +1,6 @@
 """From files to `Counts`: event lists are binned, counts files loaded, several inputs joined."""
 
-import dataclasses
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,8 +12,9 @@ from diffcr.detector import site as find_site
 from diffcr.errors import InputError
 
 from .binning import BinningOptions, bin_events
-from .data import Counts, combine, load_counts
-from .events import EventReader, resolve_input
+from .data import MARGINALS, Counts, combine, load_counts
+from .datasets import resolve_input
+from .events import EventReader
 
 
 def read_counts(
@@ -47,11 +48,15 @@ def read_counts(
     if not paths:
         raise InputError("no input was given: name event lists, counts files or dataset:auger-8eev")
     sites = _one_each(site, len(paths))
+    one_each = len(paths) == (1 if isinstance(site, str | Site) else len(site or ()))
     parts = []
     for path, own_site in zip(paths, sites, strict=True):
         if is_counts_file(path):
             part = load_counts(path)
             _refuse_options_on_counts(path, part, options)
+            # One site for several inputs is that of the event lists among them.
+            if own_site is not None and one_each:
+                _refuse_other_site(path, part, find_site(own_site))
             parts.append(part)
             continue
         reader = EventReader(path, columns, time_format, azimuth, chunk_size, skip_bad_rows, prefer)
@@ -62,8 +67,11 @@ def read_counts(
             )
         declared = (dataset.options.get("equinox") if dataset else None) or "j2000"
         chosen = BinningOptions(**options, equinox=equinox or declared)
-        parts.append(bin_events(reader, find_site(own_site or dataset.site), chosen, progress))
-    _refuse_double_counting(parts)
+        observatory = find_site(dataset.site if own_site is None else own_site)
+        parts.append(bin_events(reader, observatory, chosen, progress))
+    for path, part in zip(paths, parts, strict=True):
+        _refuse_weightless(path, part)
+    _refuse_double_counting(paths, parts)
     return parts[0] if len(parts) == 1 else combine(parts)
 
 
@@ -93,6 +101,15 @@ def is_counts_file(path: str | os.PathLike) -> bool:
         return False
 
 
+_NEED_EVENTS = {
+    "energy_edges": "--energy-edges",
+    "epochs": "--epochs",
+    "energy_range": "--energy-min and --energy-max",
+    "zenith_max": "--zenith-max",
+    "time_range": "--from and --to",
+}
+
+
 def _refuse_options_on_counts(path, counts: Counts, options: dict) -> None:
     """Options that need the events cannot act on counts; say so instead of ignoring them."""
     if options.get("orbital_index") is not None:
@@ -104,34 +121,60 @@ def _refuse_options_on_counts(path, counts: Counts, options: dict) -> None:
         raise InputError(
             f"{path}: removing the orbital motion needs the time of each event: bin the event list again"
         )
-    default = {f.name: f.default for f in dataclasses.fields(BinningOptions)}
-    for name in ("energy_edges", "epochs", "energy_range", "zenith_max", "time_range"):
+    for name, option in _NEED_EVENTS.items():
         if options.get(name) is not None:
-            raise InputError(
-                f"{path}: {name.replace('_', ' ')} cannot be applied to counts: bin the event list again"
-            )
-    frame = options.get("time_frame", default["time_frame"])
-    if frame != default["time_frame"] and frame != counts.time_frame:
+            raise InputError(f"{path}: {option} cannot be applied to counts: bin the event list again")
+    frame = options.get("time_frame")
+    if frame is not None and frame != counts.time_frame:
         raise InputError(
             f"{path}: its time frame is {counts.time_frame}, not {frame}: bin the event list again"
         )
     grid = options.get("grid")
-    if grid is not None and grid.shape not in (counts.grid.shape, (180, 360)):
+    if grid is not None and grid.shape != counts.grid.shape:
         raise InputError(
             f"{path}: its grid is {counts.grid.n_ring} x {counts.grid.n_ra}, not {grid.n_ring} x {grid.n_ra}: "
             "bin the event list again"
         )
 
 
-def _refuse_double_counting(parts: list[Counts]) -> None:
-    seen: dict[tuple, str] = {}
-    for part in parts:
+def _refuse_other_site(path, counts: Counts, site: Site) -> None:
+    names = [s.name for s in counts.sites]
+    if site.name not in names:
+        raise InputError(
+            f"{path}: these are counts of {', '.join(names)}, not of {site.name}: leave out --site, or bin the event list again"
+        )
+
+
+def _refuse_weightless(path, counts: Counts) -> None:
+    if not counts.configurations():
+        raise InputError(f"{path}: the counts hold no event: nothing can be fitted; bin with other cuts")
+    for place in counts.configurations():
+        if not counts.n_time[place].sum() > 0:
+            raise InputError(
+                f"{path}: the weights of all {int(counts.num_events[place])} events of {counts.label(place)} are zero; "
+                "correct the weights, cut these events, or do without the column with --columns weight="
+            )
+
+
+def _refuse_double_counting(paths: list, parts: list[Counts]) -> None:
+    """Refuse the same file twice, whatever its name, and the same counts twice, wherever they come from."""
+    files: dict[str, str] = {}
+    contents: dict[bytes, str] = {}
+    for path, part in zip(paths, parts, strict=True):
         for entry in part.inputs:
-            key = (entry.get("sha256"), entry.get("site"))
-            if entry.get("sha256") is None:
+            key = entry.get("sha256")
+            if key is None:
                 continue
-            if key in seen:
+            if key in files:
                 raise InputError(
-                    f"{entry['file']}: the same events are already counted from {seen[key]} (equal checksums); name each file once"
+                    f"{entry['file']}: the same events are already counted from {files[key]} (equal checksums); "
+                    "name each file once, and split it with --epochs or --energy-edges"
                 )
-            seen[key] = entry["file"]
+            files[key] = entry["file"]
+        # Simulated counts have no file behind them that could be compared.
+        content = hashlib.sha256(b"".join(getattr(part, name).tobytes() for name in MARGINALS)).digest()
+        if content in contents:
+            raise InputError(
+                f"{path}: holds the same counts as {contents[content]} in every cell; name each file once"
+            )
+        contents[content] = os.fspath(path)

@@ -9,6 +9,8 @@ hundreds of rates are eliminated exactly by the Woodbury identity. The kernel is
 jitted, differentiated and vmapped over simulated skies.
 """
 
+import dataclasses
+import math
 from typing import NamedTuple
 
 import equinox as eqx
@@ -115,6 +117,9 @@ class Block(eqx.Module):
         rate_modes: Derivative of the rate modes c by each rate shift, shape (2 order + 1, group): for each
             group of time bins the sums of rate cos(m t), rate sin(m t) and rate.
         group_counts: Counts n_g per group of time bins, shape (group,); zero where dead.
+        linear: What the events' own directions add to the linear term of each multipole, over what the cell
+            averages say, shape (param,); zero where these are unknown.
+        bilinear: The same for the term linear in rate mode and multipole, shape (2 order + 1, param).
     """
 
     data: Marginals
@@ -125,6 +130,8 @@ class Block(eqx.Module):
     count_sine: Float[Array, "order ring"]
     rate_modes: Float[Array, "mode group"]
     group_counts: Float[Array, " group"]
+    linear: Float[Array, " param"]
+    bilinear: Float[Array, "mode param"]
 
 
 def make_block(data: Marginals, modes: RingModes, groups: int) -> Block:
@@ -142,6 +149,55 @@ def make_block(data: Marginals, modes: RingModes, groups: int) -> Block:
         count_sine=_dot(modes.local_sine, data.local.T),
         rate_modes=rows.reshape(len(rows), groups, n_time // groups).sum(-1),
         group_counts=data.time.reshape(groups, n_time // groups).sum(-1),
+        linear=jnp.zeros(len(modes.cosine), data.sky.dtype),
+        bilinear=jnp.zeros((len(rows), len(modes.cosine)), data.sky.dtype),
+    )
+
+
+def with_moments(
+    block: Block, sky: Float[Array, "2"], local: Float[Array, "2"], rotation: float | Array
+) -> Block:
+    """Use the events' own directions in the first-order terms of the dipole, instead of cell averages.
+
+    The estimate then hardly depends on the grid: only the second-order terms and the shape of the rate within
+    a bin are left to the cells.
+
+    Args:
+        block: The data, with m = 0 absent and the multipoles in the order of `free_multipoles`.
+        sky: Sums over events of w cos(dec) (cos RA, sin RA); NaN where unknown, which changes nothing.
+        local: Sums over events of w cos(dec) (cos H, sin H).
+        rotation: As in `ring_modes`.
+    """
+    orders, n = block.modes.sky_cosine.shape
+    norm = math.sqrt(3 / (4 * math.pi))
+    cosine, sine = jnp.cos(rotation), jnp.sin(rotation)
+    # Complex numbers P = sum w cos(dec) exp(i RA) and Q = sum w cos(dec) exp(-i H), both times exp(-i rotation).
+    p_re, p_im = sky[0] * cosine + sky[1] * sine, sky[1] * cosine - sky[0] * sine
+    q_re, q_im = local[0] * cosine - local[1] * sine, -local[1] * cosine - local[0] * sine
+    # Within a time bin the rate is constant: exp(i t) averages to its value at the centre times sinc.
+    smear = norm * float(np.sinc(1 / n))
+    exact_sky = norm * jnp.stack([p_im, p_re])
+    exact_pairs = -smear * jnp.array([[q_im, q_re], [q_re, -q_im]])  # rows: cosine, sine of the rate
+    modes = block.modes
+    binned_pairs = -jnp.concatenate(
+        [
+            _einsum("pmr,mr->mp", modes.cosine, block.count_cosine)
+            - _einsum("pmr,mr->mp", modes.sine, block.count_sine),
+            _einsum("pmr,mr->mp", modes.sine, block.count_cosine)
+            + _einsum("pmr,mr->mp", modes.cosine, block.count_sine),
+        ]
+    )[jnp.array([0, orders])][:, :2]
+    pairs = exact_pairs - binned_pairs
+    basis = _einsum("pmr,ma->pra", modes.cosine[:2], modes.sky_cosine)
+    basis += _einsum("pmr,ma->pra", modes.sine[:2], modes.sky_sine)
+    binned_sky = jnp.sum(basis * block.data.sky, axis=(1, 2))
+    start = jnp.sum(block.rate_modes, axis=1)[jnp.array([0, orders])]
+    linear = exact_sky - binned_sky + _dot(start, pairs)
+    known = jnp.all(jnp.isfinite(linear)) & jnp.all(jnp.isfinite(pairs))
+    return dataclasses.replace(
+        block,
+        linear=block.linear.at[:2].set(jnp.where(known, linear, 0.0)),
+        bilinear=block.bilinear.at[jnp.array([0, orders]), :2].set(jnp.where(known, pairs, 0.0)),
     )
 
 
@@ -172,7 +228,8 @@ def band_limited(block: Block, coefficients: Float[Array, " param"], shift: Floa
     linear = jnp.sum(cosine * block.residual_cosine + sine * block.residual_sine)
     bilinear = jnp.sum(shift_c * block.count_cosine + shift_s * block.count_sine)
     second = jnp.sum(data.local * second_order(seen_contrast)) - jnp.sum(data.sky * second_order(contrast))
-    return linear + second - bilinear - 0.5 * data.total * scale**2
+    moments = _dot(block.linear + _dot(shift, block.bilinear), coefficients)
+    return linear + second - bilinear + moments - 0.5 * data.total * scale**2
 
 
 class Derivatives(NamedTuple):
@@ -231,6 +288,8 @@ def derivatives(
     pull = counts * seen / (1 + seen)
     g_c = _dot(by_shift, pull) - _dot(by_shift, counts)
     g_c = g_c.at[-1].set(jnp.sum(pull) - data.total * shift[-1])
+    g_t += block.linear + _dot(shift, block.bilinear)
+    g_c += _dot(block.bilinear, coefficients)
     h_tt = _dot(by_theta * second, by_theta.T) - _dot(basis * (sky / (1 + contrast) ** 2), basis.T)
     first_c = _dot(modes.local_cosine, first.reshape(data.local.shape).T)
     first_s = _dot(modes.local_sine, first.reshape(data.local.shape).T)
@@ -241,7 +300,7 @@ def derivatives(
             jnp.zeros((1, params), basis.dtype),
         ]
     )
-    h_ct = _dot(by_shift * second, by_theta.T) - mixed
+    h_ct = _dot(by_shift * second, by_theta.T) - mixed + block.bilinear
     h_cc = _dot(by_shift * second, by_shift.T)
     h_cc = h_cc.at[-1, -1].add(-data.total)
     return Derivatives(g_t, g_c, h_tt, h_ct, h_cc)

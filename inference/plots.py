@@ -20,6 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..clock import TIME_FRAMES
 from ..errors import InputError
 from ..sky import GALACTIC_TO_ICRS
 
@@ -43,12 +44,6 @@ _OTHERS = ("#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 _UNEXPOSED = "0.85"
 _HALO = (patheffects.withStroke(linewidth=2, foreground="white"),)
 _WIDTH = 5.0
-_TIME_FRAMES = {
-    "sidereal": "Local sidereal time [h]",
-    "solar": "Local solar time [h]",
-    "antisidereal": "Local antisidereal time [h]",
-    "extended-sidereal": "Local extended-sidereal time [h]",
-}
 
 Marker = tuple[float | int, float | int, str]
 Limits = tuple[float | int, float | int]
@@ -271,72 +266,6 @@ def save(figure: Figure, path: str | os.PathLike) -> Path:
     return path
 
 
-def smooth_sky(
-    counts: Real[np.ndarray, "ring ra"],
-    background: Real[np.ndarray, "ring ra"],
-    declination: Float[np.ndarray, " dec"],
-    right_ascension: Float[np.ndarray, " alpha"],
-    radius: float | int,
-    min_background: float | int = 10.0,
-) -> Float[np.ndarray, "ring ra"]:
-    r"""Counts over background minus one, both summed in a disc around each cell. For pictures.
-
-    A disc of radius r around a cell of declination d covers, in the ring of declination d', the bins with
-
-    $$ |\alpha - \alpha'| \le \arccos \frac{\cos r - \sin d \sin d'}{\cos d \cos d'}, $$
-
-    a window along the ring, so the sums are products with its Fourier transform. Cells on the edge of the
-    disc count in part. A dipole comes out damped by (1 + cos r) / 2.
-
-    Args:
-        counts: Additive map of counts. Cells that are not finite count as unexposed, also below.
-        background: Additive map of the counts expected of an isotropic sky.
-        declination: Centres of rings of equal width from pole to pole [rad].
-        right_ascension: Centres of the equal bins of right ascension [rad].
-        radius: Of the disc [rad], in (0, pi].
-        min_background: Discs with a smaller sum of background than this are NaN [counts].
-
-    Returns:
-        Relative excess; NaN in cells without background of their own (unexposed) and below `min_background`.
-
-    Raises:
-        InputError: If declination or right_ascension do not fit the maps, or the radius is out of range.
-    """
-    if counts.shape != (declination.size, right_ascension.size):
-        raise InputError(
-            f"a sky map of shape {counts.shape} does not fit {declination.size} declinations and "
-            f"{right_ascension.size} right ascensions; pass the bin centres of the grid it was made on"
-        )
-    if not 0 < radius <= np.pi:
-        raise InputError(
-            f"the smoothing radius must be in (0, pi] radians, not {radius:g}; degrees were given?"
-        )
-    exposed = np.isfinite(counts) & np.isfinite(background) & (background > 0)
-    maps = np.stack([np.where(exposed, counts, 0.0), np.where(exposed, background, 0.0)], axis=-1)
-    n_ring, n = counts.shape
-
-    # The edge of the disc cuts through cells: their share is taken along five lines in each ring.
-    line = declination[:, None] + np.pi / n_ring * np.linspace(-0.4, 0.4, 5)
-    share = np.cos(line) / np.cos(line).sum(axis=1, keepdims=True)
-    offset = np.arange(n // 2 + 1)
-    modes = np.fft.rfft(maps, axis=1)
-    summed = np.empty_like(modes)
-    for ring, dec in enumerate(declination):
-        reach = (np.cos(radius) - np.sin(dec) * np.sin(line)) / (np.cos(dec) * np.cos(line))
-        half_width = np.arccos(np.clip(reach, -1, 1)) * n / (2 * np.pi)
-        inside = np.clip(half_width[..., None] + 0.5 - offset, 0, 1)
-        # The window is even, so offsets k >= 0 suffice. Both of its ends reach into the first cell and, on a
-        # ring with an even number of cells, into the last.
-        inside[..., 0] = np.minimum(2 * half_width, 1)
-        if n % 2 == 0:
-            inside[..., -1] *= 2
-        kernel = np.fft.hfft(np.einsum("rl,rlk->rk", share, inside), n)[:, : offset.size]
-        summed[ring] = np.einsum("rm,rmc->mc", kernel, modes)
-    total, expected = np.moveaxis(np.fft.irfft(summed, n=n, axis=1), -1, 0)
-    shown = exposed & (expected >= max(min_background, 1e-9 * expected.max()))
-    return np.divide(total, expected, out=np.full(counts.shape, np.nan), where=shown) - 1
-
-
 def _draw_sky(
     axes: Axes,
     values: np.ndarray,
@@ -444,8 +373,8 @@ def _draw_rate(
     title: str = "",
     max_bins: int = 72,
 ) -> None:
-    if time_frame not in _TIME_FRAMES:
-        raise InputError(f"unknown time frame {time_frame!r}; choose one of {', '.join(_TIME_FRAMES)}")
+    if time_frame not in TIME_FRAMES:
+        raise InputError(f"unknown time frame {time_frame!r}; choose one of {', '.join(TIME_FRAMES)}")
     n = time_counts.size
     live = np.ones(n, bool) if dead is None else ~dead
     mean = time_counts[live].mean() if np.any(time_counts[live] > 0) else 1.0
@@ -486,7 +415,7 @@ def _draw_rate(
     axes.set_xlim(0, 24)
     axes.set_xticks(range(0, 25, 4))
     _set_range(axes, curves, headroom=0.3)
-    axes.set_xlabel(_TIME_FRAMES[time_frame])
+    axes.set_xlabel(f"Local {time_frame} time [h]")
     axes.set_ylabel(_with_power("Counts / mean − 1", power))
     axes.set_title(title)
     axes.legend(loc="upper center", ncols=4, handlelength=1.4, columnspacing=1.2)

@@ -15,13 +15,18 @@ from . import plots
 from .data import Counts
 from .estimators import RayleighResult, rayleigh_of_counts
 from .fit import FitResult, dead_bins
+from .smoothing import smooth_sky
 
 PICTURES = ("counts", "relative_intensity", "rate", "acceptance", "projection", "dipole", "panel")
 _SMOOTHING = math.radians(45.0)
 
 
 def fit_summary(result: FitResult) -> dict:
-    """Everything fit.json holds. Angles in degrees; phases are null while the counts are blinded."""
+    """Everything fit.json holds. Angles in degrees.
+
+    Phases are null while the counts are blinded; so are errors and limits where the fit has not reached a
+    maximum, and with it no covariance; and every number that is not finite.
+    """
     counts, dipole = result.counts, result.dipole
     hidden = counts.blinded
 
@@ -33,16 +38,23 @@ def fit_summary(result: FitResult) -> dict:
         "delta_6h": open_(float(dipole.delta[1])),
         "covariance": open_(dipole.covariance[:2, :2].tolist()),
         "amplitude": dipole.amplitude,
-        "amplitude_error": dipole.amplitude_error,
-        "amplitude_debiased": dipole.amplitude_debiased,
-        "upper_limit_95": dipole.upper_limit(0.95),
-        "upper_limit_99": dipole.upper_limit(0.99),
+        **dict.fromkeys(("amplitude_error", "amplitude_debiased", "upper_limit_95", "upper_limit_99")),
         "right_ascension_deg": open_(math.degrees(dipole.right_ascension)),
-        "right_ascension_error_deg": math.degrees(dipole.right_ascension_error),
+        "right_ascension_error_deg": None,
     }
     if result.known_exposure:
-        entry |= {"delta_N": float(dipole.delta[2]), "delta_N_error": float(np.sqrt(dipole.covariance[2, 2]))}
+        entry |= {"delta_N": float(dipole.delta[2]), "delta_N_error": None}
         entry["covariance_3d"] = open_(dipole.covariance.tolist())
+    if has_errors(result):
+        entry |= {
+            "amplitude_error": dipole.amplitude_error,
+            "amplitude_debiased": dipole.amplitude_debiased,
+            "upper_limit_95": dipole.upper_limit(0.95),
+            "upper_limit_99": dipole.upper_limit(0.99),
+            "right_ascension_error_deg": math.degrees(dipole.right_ascension_error),
+        }
+        if result.known_exposure:
+            entry["delta_N_error"] = float(np.sqrt(dipole.covariance[2, 2]))
     summary = {
         "software": f"diffcr {diffcr.__version__}",
         "num_events": int(counts.num_events.sum()),
@@ -83,7 +95,22 @@ def fit_summary(result: FitResult) -> dict:
         "inputs": list(counts.inputs),
         "history": counts.history,
     }
-    return summary
+    return _without_nan(summary)
+
+
+def has_errors(result: FitResult) -> bool:
+    """Whether the dipole has a covariance: finite and positive definite. It has none far from a maximum."""
+    covariance = result.dipole.covariance
+    return bool(np.isfinite(covariance).all() and np.linalg.eigvalsh(covariance)[0] > 0)
+
+
+def _without_nan(content):
+    """The same with None for every number that is not finite: JSON knows neither NaN nor infinity."""
+    if isinstance(content, dict):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _observatory(counts: Counts, k: int) -> dict:
@@ -179,7 +206,7 @@ def contrast_of_date(result: FitResult) -> np.ndarray:
 
 
 def write_pictures(result: FitResult, folder: Path) -> list[Path]:
-    """Draw every picture of a fit into a folder; returns the paths."""
+    """Draw the pictures of a fit into a folder; returns the paths. Without errors there is no error ellipse."""
     counts, grid = result.counts, result.counts.grid
     edges = grid.declination_edges
     frame = (
@@ -192,7 +219,7 @@ def write_pictures(result: FitResult, folder: Path) -> list[Path]:
     galactic = counts.time_frame == "sidereal" and not counts.blinded
     sky = counts.n_sky.sum(axis=(0, 1, 2))
     background = sum(backgrounds(result))
-    smooth = plots.smooth_sky(sky, background, grid.declination, grid.right_ascension, _SMOOTHING)
+    smooth = smooth_sky(sky, background, grid.declination, grid.right_ascension, _SMOOTHING)
     names = ", ".join(s.name for s in counts.sites)
     sky_arguments = {
         "values": smooth,
@@ -254,9 +281,12 @@ def write_pictures(result: FitResult, folder: Path) -> list[Path]:
             title=f"{counts.label(first)}: fitted acceptance",
         ),
         "projection": plots.right_ascension_projection(**projection_arguments),
-        "dipole": plots.dipole_ellipse(**dipole_arguments),
-        "panel": plots.demo_panel(sky_arguments, projection_arguments, rate_arguments, dipole_arguments),
     }
+    if has_errors(result):
+        drawn["dipole"] = plots.dipole_ellipse(**dipole_arguments)
+        drawn["panel"] = plots.demo_panel(
+            sky_arguments, projection_arguments, rate_arguments, dipole_arguments
+        )
     return [plots.save(figure, folder / f"{name}.png") for name, figure in drawn.items()]
 
 
@@ -291,9 +321,7 @@ def _smoothed_acceptance(result: FitResult) -> np.ndarray:
     if radius < grid.step:
         return acceptance
     area = np.broadcast_to(grid.solid_angle[:, None], grid.shape)
-    smooth = (
-        plots.smooth_sky(acceptance, area, grid.declination, grid.right_ascension, min(radius, 0.2), 0.0) + 1
-    )
+    smooth = smooth_sky(acceptance, area, grid.declination, grid.right_ascension, min(radius, 0.2), 0.0) + 1
     return smooth * area
 
 
@@ -315,34 +343,39 @@ def describe(summary: dict) -> list[str]:
     """The result in a few lines for the terminal."""
     dipole = summary["dipole"]
     hidden = summary["blinded"]
-    power = _power(dipole["amplitude_error"])
+    power = _power(dipole["amplitude_error"] or 0.0)
     unit = f" x 1e{power}" if power else ""
 
-    def number(value):
-        return "hidden" if value is None else f"{value / 10**power:+.2f}"
+    def number(value, form="+.2f", scale=10.0**power):
+        return "unknown" if value is None else f"{value / scale:{form}}"
 
-    error = math.sqrt(dipole["covariance"][0][0]) if not hidden else dipole["amplitude_error"]
+    def component(name, k):
+        error = dipole["amplitude_error"]
+        if error is not None and not hidden:
+            error = math.sqrt(dipole["covariance"][k][k])
+        value = "hidden" if hidden else number(dipole[name])
+        return f"{name:<17}{value} +- {number(error, '.2f')}{unit}"
+
     lines = [
         f"events           {summary['num_events']} ({', '.join(o['name'] for o in summary['observatories'])})",
-        f"delta_0h         {number(dipole['delta_0h'])} +- {error / 10**power:.2f}{unit}",
+        component("delta_0h", 0),
+        component("delta_6h", 1),
     ]
-    error = math.sqrt(dipole["covariance"][1][1]) if not hidden else dipole["amplitude_error"]
-    lines.append(f"delta_6h         {number(dipole['delta_6h'])} +- {error / 10**power:.2f}{unit}")
     if "delta_N" in dipole:
         lines.append(
-            f"delta_N          {number(dipole['delta_N'])} +- {dipole['delta_N_error'] / 10**power:.2f}{unit}"
+            f"delta_N          {number(dipole['delta_N'])} +- {number(dipole['delta_N_error'], '.2f')}{unit}"
         )
     lines.append(
-        f"amplitude        {dipole['amplitude'] / 10**power:.2f} +- {dipole['amplitude_error'] / 10**power:.2f}{unit}"
-        f" (below {dipole['upper_limit_95'] / 10**power:.2f} at 95 %)"
+        f"amplitude        {number(dipole['amplitude'], '.2f')} +- {number(dipole['amplitude_error'], '.2f')}{unit}"
+        f" (below {number(dipole['upper_limit_95'], '.2f')} at 95 %)"
     )
-    phase = "hidden" if dipole["right_ascension_deg"] is None else f"{dipole['right_ascension_deg']:.1f}"
+    phase = "hidden" if hidden else number(dipole["right_ascension_deg"], ".1f", 1)
+    error = number(dipole["right_ascension_error_deg"], ".1f", 1)
+    lines.append(f"right ascension  {phase} +- {error} degrees ({summary['equinox']})")
     lines.append(
-        f"right ascension  {phase} +- {dipole['right_ascension_error_deg']:.1f} degrees ({summary['equinox']})"
-    )
-    lines.append(
-        f"significance     {summary['significance_sigma']:.2f} sigma (TS {summary['test_statistic']:.1f} for "
-        f"{summary['degrees_of_freedom']} degrees of freedom, log10 p {summary['log10_p']:.2f})"
+        f"significance     {number(summary['significance_sigma'], '.2f', 1)} sigma (TS "
+        f"{number(summary['test_statistic'], '.1f', 1)} for {summary['degrees_of_freedom']} degrees of freedom, "
+        f"log10 p {number(summary['log10_p'], '.2f', 1)})"
     )
     if summary["livetime_inflation"] > 1.01:
         dead = sum(c["dead_bins"] for c in summary["configurations"])

@@ -8,12 +8,13 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from diffcr.clock import local_time
 from diffcr.counts import draw_marginals
 from diffcr.detector import RateModel, Site, acceptance, draw_directions
 from diffcr.errors import InputError
 from diffcr.grid import RingGrid
 from diffcr.harmonics import dipole_to_coefficients, synthesis
-from diffcr.sky import angles, equatorial_of, local_time, precession_matrix, rotate, unit_vector
+from diffcr.sky import angles, equatorial_of, precession_matrix, rotate, unit_vector
 
 from .binning import BinningOptions, bin_chunks
 from .data import Counts
