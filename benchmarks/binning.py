@@ -25,11 +25,11 @@ from astropy import units
 from astropy.coordinates import FK5, SkyCoord
 from astropy.time import Time
 from astropy.utils import iers
-
-from diffcr.detector import site
 from diffcr.inference import BinningOptions, EventReader, Simulation, simulate_events
 from diffcr.inference.binning import bin_chunks, bin_events
 from diffcr.inference.events import EventChunk
+
+from diffcr.detector import site
 
 
 def reference(days, ra, dec, longitude):
@@ -75,9 +75,7 @@ def main() -> None:
     def ours():
         size = 1 << 20
         pieces = (
-            EventChunk(
-                *(columns[n][k : k + size] for n in ("days", "ra", "dec")), None, None, None, None, k + 1, 0
-            )
+            EventChunk(*(columns[n][k : k + size] for n in ("days", "ra", "dec")), None, None, None, None, k + 1, 0)
             for k in range(0, number, size)
         )
         return bin_chunks(pieces, place, BinningOptions())

@@ -76,9 +76,7 @@ def main() -> None:
         limits = {}
         for ratio in (0, 1, 2):
             toys = (
-                isotropic
-                if ratio == 0
-                else dipole_toys(grid, local, rates, (0.0, ratio * sigma), n, seed + 10 + ratio)
+                isotropic if ratio == 0 else dipole_toys(grid, local, rates, (0.0, ratio * sigma), n, seed + 10 + ratio)
             )
             limits[f"A = {ratio} sigma"] = {"95": toys.limit_coverage(0.95), "99": toys.limit_coverage(0.99)}
         results[name] = {

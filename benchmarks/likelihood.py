@@ -18,10 +18,11 @@ import numpy as np
 
 jax.config.update("jax_enable_x64", True)
 
+from diffcr.inference.likelihood import form_marginals, joint_log_likelihood
+
 from diffcr.counts import expected_counts
 from diffcr.detector import acceptance, rate, site
 from diffcr.grid import RingGrid
-from diffcr.inference.likelihood import form_marginals, joint_log_likelihood
 
 
 def timed(function, arguments, repeat: int) -> float:
@@ -46,9 +47,7 @@ def main() -> None:
     rates = np.asarray(rate(grid, options.events, harmonics=[(1, 0.05, 1.0)]))
     sky = 1 + 1e-3 * rng.standard_normal(grid.shape)
     # The dense sums need the cube of counts; ours needs its marginals only.
-    cube = rng.poisson(expected_counts(jnp.asarray(rates), jnp.asarray(local), jnp.asarray(sky))).astype(
-        float
-    )
+    cube = rng.poisson(expected_counts(jnp.asarray(rates), jnp.asarray(local), jnp.asarray(sky))).astype(float)
     column = (np.arange(grid.n_ra)[:, None] - np.arange(grid.n_ra)) % grid.n_ra
     data = form_marginals(*_marginals(cube, column))
     rings = list(data.rings)
@@ -84,8 +83,7 @@ def main() -> None:
         for a, b, m in zip(map(np.asarray, gradient), map(np.asarray, reference_gradient), masks, strict=True)
     )
     t_ours, t_all, t_seen = (
-        timed(f, parameters, r)
-        for f, r in ((ours, 10 * options.repeat), (plain, 3), (plain_seen, options.repeat))
+        timed(f, parameters, r) for f, r in ((ours, 10 * options.repeat), (plain, 3), (plain_seen, options.repeat))
     )
     print(
         json.dumps(
@@ -107,9 +105,7 @@ def main() -> None:
 
 
 def _marginals(cube: np.ndarray, column: np.ndarray):
-    n_sky = np.stack(
-        [np.bincount(column.ravel(), ring.ravel(), cube.shape[2]) for ring in np.moveaxis(cube, 1, 0)]
-    )
+    n_sky = np.stack([np.bincount(column.ravel(), ring.ravel(), cube.shape[2]) for ring in np.moveaxis(cube, 1, 0)])
     return n_sky, cube.sum(axis=(1, 2)), cube.sum(axis=0)
 
 

@@ -9,13 +9,14 @@ from jaxtyping import Array, Float
 
 from .errors import InputError
 from .grid import correlate, local_view, rate_seen
+from .typing import AnyArray
 
 
 def expected_counts(
-    rate: Float[Array, " time"],
-    acceptance: Float[Array, "ring ra"],
-    relative_intensity: Float[Array, "ring ra"],
-) -> Float[Array, "time ring ra"]:
+    rate: Float[AnyArray, " time"],
+    acceptance: Float[AnyArray, "ring ra"],
+    relative_intensity: Float[AnyArray, "ring ra"],
+) -> Float[AnyArray, "time ring ra"]:
     """mu[tau, r, h] = N_tau A[r, h] I[r, (tau - h) mod n]: the whole cube, for small grids and for checks.
 
     Args:
@@ -45,9 +46,9 @@ class MarginalCounts(NamedTuple):
 
 
 def expected_marginals(
-    rate: Float[Array, " time"],
-    acceptance: Float[Array, "ring ra"],
-    relative_intensity: Float[Array, "ring ra"],
+    rate: Float[AnyArray, " time"],
+    acceptance: Float[AnyArray, "ring ra"],
+    relative_intensity: Float[AnyArray, "ring ra"],
 ) -> MarginalCounts:
     """Marginals of `expected_counts` by FFT, without the cube. Differentiable."""
     n = rate.shape[0]
@@ -104,9 +105,7 @@ def draw_marginals(
         ("relative intensity", relative_intensity),
     ):
         if not np.all(np.isfinite(values)) or np.min(values) < 0:
-            raise InputError(
-                f"the {name} is negative or not finite somewhere: no counts can be drawn from it"
-            )
+            raise InputError(f"the {name} is negative or not finite somewhere: no counts can be drawn from it")
     sums = [_empty(rings, n), _empty(rings, n)] if weight_spread > 0 else [_empty(rings, n)]
     # Right-ascension bin of (time, hour angle).
     column = (np.arange(n)[:, None] - np.arange(n)) % n

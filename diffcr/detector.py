@@ -271,9 +271,7 @@ def integrate_acceptance(
     total = jnp.sum(weight)
     if _known(values):
         if not bool(jnp.all(jnp.isfinite(values)) & jnp.all(values >= 0)):
-            raise InputError(
-                f"the acceptance of site {site.name!r} is negative or not finite inside its field of view"
-            )
+            raise InputError(f"the acceptance of site {site.name!r} is negative or not finite inside its field of view")
         if not float(total) > 0:
             raise InputError(
                 f"no direction of site {site.name!r} is accepted on a grid of {grid.n_ring} x {grid.n_ra}: "
@@ -321,9 +319,7 @@ def acceptance(
     return integrate_acceptance(response, site, grid, subdivide, profile)
 
 
-def measured_acceptance(
-    counts: Sequence | np.ndarray | Array, grid: RingGrid
-) -> Float[Array, "ring hour_angle"]:
+def measured_acceptance(counts: Sequence | np.ndarray | Array, grid: RingGrid) -> Float[Array, "ring hour_angle"]:
     """Relative acceptance from a measured local map: counts, or any array (ring, hour_angle), normalised.
 
     Raises:
@@ -382,9 +378,7 @@ def draw_directions(
     def propose(size):
         zenith = np.arccos(np.clip(rng.uniform(low, high, size), -1, 1))
         azimuth = 2 * np.pi * rng.random(size)
-        response = zenith_response(
-            jnp.asarray(zenith), jnp.asarray(azimuth), model, power, attenuation, azimuth_terms
-        )
+        response = zenith_response(jnp.asarray(zenith), jnp.asarray(azimuth), model, power, attenuation, azimuth_terms)
         return np.stack([zenith, azimuth]), np.asarray(response) / bound
 
     zenith, azimuth = _reject(rng, num, propose)
@@ -419,9 +413,7 @@ def mean_over_acceptance(
     return jnp.sum(jnp.asarray(values) * acceptance) / jnp.sum(acceptance)
 
 
-def hour_angle_moment(
-    acceptance: Float[Array | np.ndarray, "ring hour_angle"], grid: RingGrid
-) -> Complex[Array, ""]:
+def hour_angle_moment(acceptance: Float[Array | np.ndarray, "ring hour_angle"], grid: RingGrid) -> Complex[Array, ""]:
     r"""$c_0 = \langle \cos\delta\, e^{-iH} \rangle$ over the acceptance: how far it leans in hour angle.
 
     Its imaginary part is positive for an acceptance that favours the East, where H < 0.
@@ -430,9 +422,7 @@ def hour_angle_moment(
     return mean_over_acceptance(values, acceptance)
 
 
-def dipole_information(
-    acceptance: Float[Array | np.ndarray, "ring hour_angle"], grid: RingGrid
-) -> DipoleInformation:
+def dipole_information(acceptance: Float[Array | np.ndarray, "ring hour_angle"], grid: RingGrid) -> DipoleInformation:
     r"""Information per event on an equatorial dipole component, the rest of the sky isotropic.
 
     $$ F_{known} = \langle\cos^2\delta\rangle / 2, \quad
@@ -487,9 +477,7 @@ def relative_rate(
     """
     _check_terms("rate harmonic", harmonics)
     if not (np.isfinite(noise) and noise >= 0) or (noise > 0 and rng is None):
-        raise InputError(
-            f"noise of a rate must be at least 0, with rng given where it is above; it is {noise}"
-        )
+        raise InputError(f"noise of a rate must be at least 0, with rng given where it is above; it is {noise}")
     starts, ends = _live(0.0, 2 * np.pi, _sidereal_gaps(gaps))
     if not len(starts):
         raise InputError("the gaps leave no sidereal time live: a rate needs some livetime")
@@ -617,9 +605,7 @@ class RateModel(eqx.Module):
             if not np.isfinite(getattr(self, name)):
                 raise InputError(f"{name} of a rate model must be finite, not {getattr(self, name)}")
         if abs(self.seasonal) > 1:
-            raise InputError(
-                f"seasonal amplitude {self.seasonal} makes the rate negative: its size is at most 1"
-            )
+            raise InputError(f"seasonal amplitude {self.seasonal} makes the rate negative: its size is at most 1")
         if abs(self.diurnal) * (1 + abs(self.modulation)) > 1:
             raise InputError(
                 f"diurnal amplitude {self.diurnal} with annual modulation {self.modulation} makes the rate "
@@ -798,9 +784,7 @@ def _check_response(model: str, power: Scalar, attenuation: Scalar | None, azimu
             "attenuation=), measured_acceptance for an array, integrate_acceptance for a function"
         )
     if model == "cos" and attenuation is not None:
-        raise InputError(
-            "attenuation belongs to the acceptance model 'attenuated': the model 'cos' has only a power"
-        )
+        raise InputError("attenuation belongs to the acceptance model 'attenuated': the model 'cos' has only a power")
     for name, value in (("power", power), ("attenuation", attenuation)):
         if value is not None and _known(value) and not (np.isfinite(value) and value >= 0):
             raise InputError(f"{name} of an acceptance must be finite and at least 0, not {value}")
@@ -821,9 +805,7 @@ def _check_terms(what: str, terms: Harmonics) -> None:
     if sum(abs(float(amplitude)) for _, amplitude, _ in terms) <= 1:
         return
     angle = np.linspace(0, 2 * np.pi, 1000 * int(max(order for order, _, _ in terms)), endpoint=False)
-    modulation = 1 + sum(
-        float(amplitude) * np.cos(order * (angle - float(phase))) for order, amplitude, phase in terms
-    )
+    modulation = 1 + sum(float(amplitude) * np.cos(order * (angle - float(phase))) for order, amplitude, phase in terms)
     if modulation.min() < 0:
         raise InputError(
             f"the {what}s make it negative, {modulation.min():.4g} at "

@@ -9,10 +9,10 @@ import equinox as eqx
 import healpy
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from .errors import InputError
-
+from .typing import AnyArray
 
 ROUNDING = 1e-9
 """In bins: a direction printed on the edge of a cell belongs to the upper one whatever its last binary digit."""
@@ -96,7 +96,7 @@ class RingGrid(eqx.Module):
         return np.floor((turns - np.floor(turns)) * self.n_ra + ROUNDING).astype(np.int64) % self.n_ra
 
 
-def local_view(sky: Float[Array, "ring ra"], time_index: Int[Array, ""] | int) -> Float[Array, "ring ra"]:
+def local_view(sky: Float[AnyArray, "ring ra"], time_index: Int[AnyArray, ""] | int) -> Float[AnyArray, "ring ra"]:
     """What the local cells (ring, hour_angle) see of a sky map (ring, ra) in one sidereal-time bin.
 
     Cell (r, h) looks at right-ascension bin (tau - h) mod n: increasing hour angle is decreasing right
@@ -105,7 +105,7 @@ def local_view(sky: Float[Array, "ring ra"], time_index: Int[Array, ""] | int) -
     return jnp.roll(sky[:, ::-1], time_index + 1, axis=1)
 
 
-def correlate(rate: Float[Array, " time"], sky: Float[Array, "ring ra"]) -> Float[Array, "ring ra"]:
+def correlate(rate: Float[AnyArray, " time"], sky: Float[AnyArray, "ring ra"]) -> Float[AnyArray, "ring ra"]:
     """x[r, h] = sum over tau of rate[tau] sky[r, (tau - h) mod n]: the sky as each local cell sees it.
 
     With a local map in place of the sky it returns sum over tau of rate[tau] local[r, (tau - a) mod n],
@@ -115,7 +115,7 @@ def correlate(rate: Float[Array, " time"], sky: Float[Array, "ring ra"]) -> Floa
     return jnp.fft.irfft(jnp.fft.rfft(rate)[None] * jnp.conj(jnp.fft.rfft(sky, axis=-1)), n=n, axis=-1)
 
 
-def rate_seen(local: Float[Array, "ring ra"], sky: Float[Array, "ring ra"]) -> Float[Array, " time"]:
+def rate_seen(local: Float[AnyArray, "ring ra"], sky: Float[AnyArray, "ring ra"]) -> Float[AnyArray, " time"]:
     """y[tau] = sum over (r, h) of local[r, h] sky[r, (tau - h) mod n]: what each time bin sees."""
     n = sky.shape[-1]
     modes = jnp.sum(jnp.fft.rfft(local, axis=-1) * jnp.fft.rfft(sky, axis=-1), axis=0)
@@ -146,9 +146,7 @@ def from_healpix(
     """
     counts = np.asarray(counts, dtype=float)
     if not healpy.isnpixok(counts.shape[-1]):
-        raise InputError(
-            f"a HEALPix map has 12 nside^2 pixels, not {counts.shape[-1]}; check the file and its column"
-        )
+        raise InputError(f"a HEALPix map has 12 nside^2 pixels, not {counts.shape[-1]}; check the file and its column")
     if not np.all(np.isfinite(counts)) or np.any(counts == healpy.UNSEEN):
         raise InputError("the HEALPix map holds non-finite or unseen pixels; set pixels without data to zero")
     nside = healpy.npix2nside(counts.shape[-1])
@@ -167,9 +165,7 @@ def from_healpix(
     return spread.reshape(*counts.shape[:-1], *grid.shape)
 
 
-def interpolate(
-    sky: np.ndarray, grid: RingGrid, declination: np.ndarray, right_ascension: np.ndarray
-) -> np.ndarray:
+def interpolate(sky: np.ndarray, grid: RingGrid, declination: np.ndarray, right_ascension: np.ndarray) -> np.ndarray:
     """Bilinear value of an intensive map (relative intensity, error) at given directions [rad].
 
     Right ascension is periodic; between the outermost ring centres and the poles the outermost ring holds.

@@ -96,9 +96,7 @@ def synthesis(
     return sky.reshape(*coefficients.shape[:-1], *grid.shape)
 
 
-def analysis(
-    sky: Float[AnyArray, "*batch ring ra"], grid: RingGrid, l_max: int
-) -> Float[Array, "*batch coefficient"]:
+def analysis(sky: Float[AnyArray, "*batch ring ra"], grid: RingGrid, l_max: int) -> Float[Array, "*batch coefficient"]:
     """Multipoles of a field given at the cell centres, the inverse of `synthesis`.
 
     Fejer's first rule in cos(theta) (its nodes are the ring centres) makes this exact for a field without
@@ -247,9 +245,7 @@ def power_from_two_point(values: Float[AnyArray, "*batch node"], l_max: int) -> 
     values = _floats(values)
     nodes = values.shape[-1]
     if l_max >= nodes:
-        raise InputError(
-            f"l_max = {l_max} needs more than {nodes} Gauss-Legendre nodes: use at least {l_max + 1}"
-        )
+        raise InputError(f"l_max = {l_max} needs more than {nodes} Gauss-Legendre nodes: use at least {l_max + 1}")
     cosine, weight = np.polynomial.legendre.leggauss(nodes)
     matrix = 2 * np.pi * weight[:, None] * np.polynomial.legendre.legvander(cosine, l_max)
     return _dot(values, jnp.asarray(matrix, values.dtype))
@@ -274,13 +270,9 @@ def from_healpy(alm: Complex[np.ndarray, "*batch alm"], l_max: int) -> Float[Arr
     count = alm.shape[-1]
     stored = (math.isqrt(8 * count + 1) - 3) // 2
     if count != (stored + 1) * (stored + 2) // 2 or count == 0:
-        raise InputError(
-            f"alm must have (l_max + 1)(l_max + 2)/2 entries, not {count}: compute it with mmax = lmax"
-        )
+        raise InputError(f"alm must have (l_max + 1)(l_max + 2)/2 entries, not {count}: compute it with mmax = lmax")
     if l_max > stored:
-        raise InputError(
-            f"alm reaches l = {stored}, not l_max = {l_max}: compute it with lmax = {l_max} or more"
-        )
+        raise InputError(f"alm reaches l = {stored}, not l_max = {l_max}: compute it with lmax = {l_max} or more")
     degree, order = degrees_and_orders(l_max)
     size = np.abs(order)
     values = alm[..., size * (2 * stored + 1 - size) // 2 + degree]

@@ -28,18 +28,14 @@ _FRAME_BIAS = np.array([[1, _BIAS_RA, -_BIAS_XI], [-_BIAS_RA, 1, -_BIAS_ETA], [_
 # Directions --------------------------------------------------------------------------------------------
 
 
-def unit_vector(
-    longitude: Float[ArrayLike, "..."], latitude: Float[ArrayLike, "..."]
-) -> Float[Array, "... 3"]:
+def unit_vector(longitude: Float[ArrayLike, "..."], latitude: Float[ArrayLike, "..."]) -> Float[Array, "... 3"]:
     """(cos b cos l, cos b sin l, sin b) for longitude l and latitude b [rad], broadcast together.
 
     Serves right ascension with declination, and Galactic l with b.
     """
     longitude, latitude = jnp.broadcast_arrays(longitude, latitude)
     equatorial = jnp.cos(latitude)
-    return jnp.stack(
-        [equatorial * jnp.cos(longitude), equatorial * jnp.sin(longitude), jnp.sin(latitude)], axis=-1
-    )
+    return jnp.stack([equatorial * jnp.cos(longitude), equatorial * jnp.sin(longitude), jnp.sin(latitude)], axis=-1)
 
 
 def angles(vector: Float[ArrayLike, "... 3"]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
@@ -272,9 +268,7 @@ def equatorial_of(
     north = jnp.sin(zenith) * jnp.cos(azimuth)
     up = jnp.cos(zenith)
     meridian = up * jnp.cos(latitude) - north * jnp.sin(latitude)
-    hour_angle, declination = _longitude_latitude(
-        meridian, -east, north * jnp.cos(latitude) + up * jnp.sin(latitude)
-    )
+    hour_angle, declination = _longitude_latitude(meridian, -east, north * jnp.cos(latitude) + up * jnp.sin(latitude))
     return jnp.where(hour_angle >= jnp.pi, hour_angle - 2 * jnp.pi, hour_angle), declination
 
 

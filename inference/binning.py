@@ -60,9 +60,7 @@ class BinningOptions:
         if self.equinox not in EQUINOXES:
             raise InputError(f"unknown equinox {self.equinox!r}: choose one of {', '.join(EQUINOXES)}")
         edges = self.energy_edges
-        if edges is not None and (
-            len(edges) < 2 or any(b <= a for a, b in zip(edges, edges[1:], strict=False))
-        ):
+        if edges is not None and (len(edges) < 2 or any(b <= a for a, b in zip(edges, edges[1:], strict=False))):
             raise InputError(f"energy edges must increase and be at least two, not {list(edges)}")
         if isinstance(self.epochs, str) and self.epochs != "yearly":
             raise InputError(f"epochs must be 'yearly' or a table of label, start, end; not {self.epochs!r}")
@@ -79,9 +77,7 @@ class _Accumulator:
         self.num_events, self.days, self.directions = 0, 0.0, np.zeros(6)
         self.first, self.last = math.inf, -math.inf
 
-    def add(
-        self, cells: Cells, weight: np.ndarray | None, days: np.ndarray, chosen: np.ndarray | None
-    ) -> None:
+    def add(self, cells: Cells, weight: np.ndarray | None, days: np.ndarray, chosen: np.ndarray | None) -> None:
         """Add the chosen rows (None: all)."""
 
         def pick(values):
@@ -209,12 +205,8 @@ class _Tally:
                 "(longitude positive towards East), --time-format and --equinox"
             )
         if not self.parts:
-            cuts = (
-                ", ".join(f"{n} by {name}" for name, n in self.cut.items() if n) or "the file has no events"
-            )
-            raise InputError(
-                f"{source}: no event is left after cuts ({self.read} read; cut: {cuts}); widen the cuts"
-            )
+            cuts = ", ".join(f"{n} by {name}" for name, n in self.cut.items() if n) or "the file has no events"
+            raise InputError(f"{source}: no event is left after cuts ({self.read} read; cut: {cuts}); widen the cuts")
 
     def counts(self) -> Counts:
         """The counts, with the accounting of what was read."""
@@ -284,9 +276,7 @@ def _groups(chunk: EventChunk, keep, labels, options: BinningOptions):
         place = np.searchsorted(options.energy_edges, chunk.energy, side="right") - 1
         bins = [(label, place == k) for k, label in enumerate(energy_labels(options.energy_edges))]
     epochs = (
-        [(ALL_EPOCHS, None)]
-        if labels is None
-        else [(str(e), labels == e) for e in np.unique(labels[labels != ""])]
+        [(ALL_EPOCHS, None)] if labels is None else [(str(e), labels == e) for e in np.unique(labels[labels != ""])]
     )
     for energy, in_energy in bins:
         for epoch, in_epoch in epochs:
@@ -321,6 +311,8 @@ def _assemble(parts, site: Site, options: BinningOptions, weighted: bool, entry:
         mean_epoch[place] = 2000 + part.days / part.num_events / 365.25
         livetime[place] = part.last - part.first
         moments[place] = part.directions[2:].reshape(2, 2)
+    if options.zenith_max is not None and options.zenith_max < site.zenith_max:
+        site = dataclasses.replace(site, zenith_max=options.zenith_max)
     history = {} if options.orbital_index is None else {"orbital_removed": {"gamma": options.orbital_index}}
     return Counts(
         grid=options.grid,

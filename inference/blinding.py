@@ -24,9 +24,7 @@ def blind(counts: Counts, key: str) -> Counts:
         InputError: If the key is empty or the counts are blinded already.
     """
     if counts.blinded:
-        raise InputError(
-            "the counts are blinded already; unblind them first with the key they were blinded with"
-        )
+        raise InputError("the counts are blinded already; unblind them first with the key they were blinded with")
     if not key:
         raise InputError("the blinding key is empty; give any word, and keep it for `diffcr unblind`")
     history = {name: entry for name, entry in counts.history.items() if name != "unblinded"}

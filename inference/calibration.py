@@ -96,10 +96,7 @@ def dipole_toys(
     groups = rate_bins or grid.n_ra
     out = []
     for first in range(0, num_toys, batch):
-        drawn = [
-            draw_marginals(rng, rate, acceptance, sky, weight_spread)
-            for _ in range(min(batch, num_toys - first))
-        ]
+        drawn = [draw_marginals(rng, rate, acceptance, sky, weight_spread) for _ in range(min(batch, num_toys - first))]
         data = [form_marginals(m.sky, m.time, m.local, groups, exposed) for m, _, _ in drawn]
         stacked = jax.tree.map(lambda *x: np.stack(x), *data)
         squares = None

@@ -53,9 +53,7 @@ class Cells:
     @classmethod
     def empty(cls, size: int) -> "Cells":
         """Room for `size` events."""
-        return cls(
-            *(np.empty(size, np.int64) for _ in range(3)), np.empty((6, size)), np.empty(size), np.empty(size)
-        )
+        return cls(*(np.empty(size, np.int64) for _ in range(3)), np.empty((6, size)), np.empty(size), np.empty(size))
 
     def first(self, size: int) -> "Cells":
         """View of the first `size` events."""

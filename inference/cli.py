@@ -29,9 +29,7 @@ Inputs = Annotated[
     list[str],
     typer.Argument(help="Event lists, counts files (.nc) or dataset:auger-8eev.", metavar="INPUT..."),
 ]
-Output = Annotated[
-    Path, typer.Option("-o", "--output", help="Folder for the results; made if missing.", metavar="DIR")
-]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the results; made if missing.", metavar="DIR")]
 SiteOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -55,9 +53,7 @@ Azimuth = Annotated[
 ]
 Prefer = Annotated[
     str,
-    typer.Option(
-        help="Which directions to use where a file has both: equatorial or horizon.", metavar="PAIR"
-    ),
+    typer.Option(help="Which directions to use where a file has both: equatorial or horizon.", metavar="PAIR"),
 ]
 Equinox = Annotated[
     str | None,
@@ -68,15 +64,11 @@ Equinox = Annotated[
 ]
 SkipBad = Annotated[
     bool,
-    typer.Option(
-        "--skip-bad-rows", help="Leave out rows that cannot be used; they are counted and reported."
-    ),
+    typer.Option("--skip-bad-rows", help="Leave out rows that cannot be used; they are counted and reported."),
 ]
 Grid = Annotated[
     str | None,
-    typer.Option(
-        help="Rings x right-ascension bins of the ring grid (default 180x360).", metavar="RINGSxBINS"
-    ),
+    typer.Option(help="Rings x right-ascension bins of the ring grid (default 180x360).", metavar="RINGSxBINS"),
 ]
 TimeFrame = Annotated[
     str | None,
@@ -92,19 +84,13 @@ Epochs = Annotated[
 ZenithMax = Annotated[
     float | None, typer.Option(help="Cut events beyond this zenith angle, in degrees.", metavar="DEG")
 ]
-EnergyMin = Annotated[
-    float | None, typer.Option(help="Cut events below this energy (units of the file).", metavar="E")
-]
+EnergyMin = Annotated[float | None, typer.Option(help="Cut events below this energy (units of the file).", metavar="E")]
 EnergyMax = Annotated[float | None, typer.Option(help="Cut events at and above this energy.", metavar="E")]
 EnergyEdges = Annotated[
     str | None,
-    typer.Option(
-        help="Edges of energy bins, E1,E2,..; each bin has its own rate and acceptance.", metavar="E1,E2,.."
-    ),
+    typer.Option(help="Edges of energy bins, E1,E2,..; each bin has its own rate and acceptance.", metavar="E1,E2,.."),
 ]
-Start = Annotated[
-    str | None, typer.Option("--from", help="Cut events before this date or MJD.", metavar="DATE")
-]
+Start = Annotated[str | None, typer.Option("--from", help="Cut events before this date or MJD.", metavar="DATE")]
 End = Annotated[str | None, typer.Option("--to", help="Cut events from this date or MJD on.", metavar="DATE")]
 RemoveOrbital = Annotated[
     bool,
@@ -131,7 +117,7 @@ def main() -> None:
 
     jax.config.update("jax_enable_x64", True)
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="diffcr")
         sys.stdout.flush()
     except InputError as error:
         _fail(error, 2)
@@ -139,8 +125,9 @@ def main() -> None:
         _fail(error, 3)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
-    except BrokenPipeError:
-        # Whoever read the output has gone; results are on disk, and Python must not complain at its exit.
+    except (BrokenPipeError, SystemExit):
+        # Whoever read the output has gone (typer makes that an exit). Results are on disk by the time anything
+        # is printed, and Python must not complain when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
@@ -225,13 +212,9 @@ def fit(
     ] = None,
     prior_cl: Annotated[
         str | None,
-        typer.Option(
-            help="Gaussian prior C_l for l >= 2: one value, or one per l from 2.", metavar="C2,C3,.."
-        ),
+        typer.Option(help="Gaussian prior C_l for l >= 2: one value, or one per l from 2.", metavar="C2,C3,.."),
     ] = None,
-    rate_bins: Annotated[
-        int | None, typer.Option(help="Free rates (default: as many as hold 25 events each).")
-    ] = None,
+    rate_bins: Annotated[int | None, typer.Option(help="Free rates (default: as many as hold 25 events each).")] = None,
     grid: Grid = None,
     time_frame: TimeFrame = None,
     epochs: Epochs = None,
@@ -245,9 +228,7 @@ def fit(
     gamma: Gamma = None,
     blind: Blind = None,
     skip_bad_rows: SkipBad = False,
-    plots: Annotated[
-        bool, typer.Option("--plots/--no-plots", help="Draw pictures beside the results.")
-    ] = True,
+    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw pictures beside the results.")] = True,
     output: Output = Path("diffcr-fit"),
 ) -> None:
     """Fit the dipole (or all m != 0 multipoles to --lmax) with rate and acceptance free.
@@ -263,6 +244,22 @@ def fit(
 
     _require_folder(output)
     prior_power = _numbers(prior_cl, "--prior-cl")
+    options = _binning(
+        grid,
+        time_frame,
+        epochs,
+        zenith_max,
+        energy_min,
+        energy_max,
+        energy_edges,
+        start,
+        end,
+        remove_orbital,
+        gamma,
+    )
+    if exposure is not None and zenith_max is None:
+        # A known acceptance ends at the zenith cut: so must the events, of which some lie beyond by rounding.
+        options["zenith_max"] = "site"
     counts = _read(
         inputs,
         site,
@@ -272,19 +269,7 @@ def fit(
         prefer=prefer,
         equinox=equinox,
         skip_bad_rows=skip_bad_rows,
-        **_binning(
-            grid,
-            time_frame,
-            epochs,
-            zenith_max,
-            energy_min,
-            energy_max,
-            energy_edges,
-            start,
-            end,
-            remove_orbital,
-            gamma,
-        ),
+        **options,
     )
     counts = _blinded(counts, blind)
     known = _exposure(exposure, counts)
@@ -316,9 +301,7 @@ def bin_command(
     epochs: Epochs = None,
     merge_epochs: Annotated[
         bool,
-        typer.Option(
-            "--merge-epochs", help="Add all epochs; refused, with the result of a test, unless --force."
-        ),
+        typer.Option("--merge-epochs", help="Add all epochs; refused, with the result of a test, unless --force."),
     ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Merge epochs although they are different configurations.")
@@ -333,9 +316,9 @@ def bin_command(
     gamma: Gamma = None,
     blind: Blind = None,
     skip_bad_rows: SkipBad = False,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="Counts file to write.", metavar="FILE.nc")
-    ] = Path("counts.nc"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="Counts file to write.", metavar="FILE.nc")] = Path(
+        "counts.nc"
+    ),
 ) -> None:
     """Bin event lists, or join counts files, into one counts file.
 
@@ -381,9 +364,7 @@ def bin_command(
 def simulate(
     site: Annotated[str, typer.Option(help="Observatory, or LAT,LON,ZENITH in degrees.")],
     events: Annotated[float, typer.Option(help="Expected number of events.", metavar="N")],
-    dipole: Annotated[
-        str, typer.Option(help="delta_0h,delta_6h[,delta_N] in J2000.", metavar="D0H,D6H")
-    ] = "0,0",
+    dipole: Annotated[str, typer.Option(help="delta_0h,delta_6h[,delta_N] in J2000.", metavar="D0H,D6H")] = "0,0",
     seed: Annotated[int, typer.Option(help="Seed of the random numbers.", min=0)] = 0,
     event_list: Annotated[
         Path | None,
@@ -394,12 +375,8 @@ def simulate(
         str, typer.Option("--from", help="Start of data taking, date or MJD.", metavar="DATE")
     ] = "2016-01-01",
     end: Annotated[str, typer.Option("--to", help="End of data taking.", metavar="DATE")] = "2017-01-01",
-    zenith_max: Annotated[
-        float | None, typer.Option(help="Zenith cut of the site, in degrees.", metavar="DEG")
-    ] = None,
-    acceptance: Annotated[
-        str, typer.Option(help="cos: cos^K(zenith); attenuated: by the atmosphere.")
-    ] = "cos",
+    zenith_max: Annotated[float | None, typer.Option(help="Zenith cut of the site, in degrees.", metavar="DEG")] = None,
+    acceptance: Annotated[str, typer.Option(help="cos: cos^K(zenith); attenuated: by the atmosphere.")] = "cos",
     power: Annotated[float, typer.Option(help="K, the power of cos(zenith).")] = 1.0,
     attenuation: Annotated[
         float | None, typer.Option(help="Vertical depth over attenuation length, for attenuated.")
@@ -414,12 +391,10 @@ def simulate(
         list[str] | None,
         typer.Option(help="Dates START,END without livetime; may be repeated.", metavar="START,END"),
     ] = None,
-    weight_spread: Annotated[
-        float, typer.Option(help="Spread of the logarithm of log-normal event weights.")
-    ] = 0.0,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="Counts file to write.", metavar="FILE.nc")
-    ] = Path("counts.nc"),
+    weight_spread: Annotated[float, typer.Option(help="Spread of the logarithm of log-normal event weights.")] = 0.0,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Counts file to write.", metavar="FILE.nc")] = Path(
+        "counts.nc"
+    ),
 ) -> None:
     """Simulate one observatory with known truth: Poisson counts, and an event list if asked for.
 
@@ -434,9 +409,7 @@ def simulate(
     if event_list is not None and event_list.is_dir():
         raise InputError(f"{event_list}: this is a folder; give --event-list the name of a file")
     if math.isfinite(events) and events > _MOST_EVENTS:
-        raise InputError(
-            f"--events {events:g} is more than can be counted exactly; ask for at most {_MOST_EVENTS:g}"
-        )
+        raise InputError(f"--events {events:g} is more than can be counted exactly; ask for at most {_MOST_EVENTS:g}")
     first, last = _interval(start, end)
     gaps = []
     for pair in gap or []:
@@ -469,8 +442,9 @@ def simulate(
         counts = simulate_counts(simulation, shape, seed)
     else:
         counts = simulate_event_list(simulation, shape, seed, event_list)
-        print(f"events           {event_list}")
     counts.save(output)
+    if event_list is not None:
+        print(f"events           {event_list}")
     _tell_counts(counts, output)
 
 
@@ -478,9 +452,9 @@ def simulate(
 def unblind(
     counts_file: Annotated[Path, typer.Argument(help="Blinded counts file.", metavar="COUNTS.nc")],
     key: Annotated[str, typer.Option(help="The key the counts were blinded with.", metavar="KEY")],
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="Counts file to write.", metavar="FILE.nc")
-    ] = Path("unblinded.nc"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="Counts file to write.", metavar="FILE.nc")] = Path(
+        "unblinded.nc"
+    ),
 ) -> None:
     """Undo --blind; the counts file records that it was done, and when.
 
@@ -566,9 +540,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"{folder}: the output folder cannot be made ({error.strerror}); choose another -o"
-        ) from error
+        raise InputError(f"{folder}: the output folder cannot be made ({error.strerror}); choose another -o") from error
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -717,21 +689,14 @@ def _exposure(text: str | None, counts) -> dict | None:
         return None
     if text == "known" or text.startswith("known:"):
         power = _numbers(text.partition(":")[2] or "1", "--exposure known:")[0]
-        return {
-            s.name: np.asarray(
-                acceptance(_widened(s, counts, k), counts.grid, power=power, profile="triangle")
-            )
-            for k, s in enumerate(counts.sites)
-        }
+        return {s.name: np.asarray(acceptance(s, counts.grid, power=power, profile="triangle")) for s in counts.sites}
     path = Path(text)
     if not path.is_file():
         raise InputError(
             f"--exposure {text}: no such file; give known, known:K, or a .npy file of shape {counts.grid.shape}"
         )
     if len(counts.sites) > 1:
-        raise InputError(
-            f"--exposure {text}: one file for {len(counts.sites)} observatories; use the Python interface"
-        )
+        raise InputError(f"--exposure {text}: one file for {len(counts.sites)} observatories; use the Python interface")
     try:
         with open(path, "rb") as handle:
             values = np.lib.format.read_array(handle, allow_pickle=False)
@@ -740,23 +705,8 @@ def _exposure(text: str | None, counts) -> dict | None:
             f"--exposure {text}: not a readable .npy array ({type(error).__name__}); write it with numpy.save"
         ) from error
     if values.dtype.kind not in "biuf":
-        raise InputError(
-            f"--exposure {text}: holds no real numbers ({values.dtype}); write floats with numpy.save"
-        )
+        raise InputError(f"--exposure {text}: holds no real numbers ({values.dtype}); write floats with numpy.save")
     return {counts.sites[0].name: np.asarray(measured_acceptance(values, counts.grid))}
-
-
-def _widened(site, counts, k: int):
-    """The site with its zenith cut widened by what rounded directions exceed it (at most one degree)."""
-    import dataclasses
-
-    seen = max(
-        (e.get("zenith_max_seen_deg", 0.0) for e in counts.inputs if e.get("site") == site.name), default=0.0
-    )
-    edge = math.degrees(site.zenith_max)
-    if not edge < seen <= edge + 1:
-        return site
-    return dataclasses.replace(site, zenith_max=math.radians(min(seen, 90.0)))
 
 
 def _require_nc(path: Path) -> None:

@@ -75,9 +75,7 @@ def parse_columns(text: str) -> dict[str, str]:
     for item in text.split(","):
         role, equals, name = (part.strip() for part in item.partition("="))
         if not equals:
-            raise InputError(
-                f"--columns: {item.strip()!r} is not ROLE=NAME; write for example time=UTC,ra=RA,dec=Dec"
-            )
+            raise InputError(f"--columns: {item.strip()!r} is not ROLE=NAME; write for example time=UTC,ra=RA,dec=Dec")
         role = role.lower()
         if role not in ROLES:
             raise InputError(f"--columns: there is no role {role!r}; the roles are {', '.join(ROLES)}")

@@ -270,6 +270,9 @@ def _from_dataset(dataset: xr.Dataset) -> Counts:
         for name in MARGINALS
         if name.replace("n_", "w2_") in dataset
     }
+    inputs, history = tuple(json.loads(dataset.attrs["inputs"])), json.loads(dataset.attrs["history"])
+    if not isinstance(history, dict) or not all(isinstance(entry, dict) for entry in inputs):
+        raise ValueError("inputs must be a list of objects, and history an object")
     return Counts(
         grid=RingGrid(dataset.sizes["ring"], dataset.sizes["ra"]),
         sites=sites,
@@ -280,8 +283,8 @@ def _from_dataset(dataset: xr.Dataset) -> Counts:
         moments=dataset["moments"].values if "moments" in dataset else None,
         w2=squares,
         time_frame=str(dataset.attrs["time_frame"]),
-        inputs=tuple(json.loads(dataset.attrs["inputs"])),
-        history=json.loads(dataset.attrs["history"]),
+        inputs=inputs,
+        history=history,
     )
 
 

@@ -86,9 +86,7 @@ def rice_upper_limit(amplitude: float, sigma: float, level: float) -> float:
     return sigma * float(optimize.brentq(excess, 0.0, span, xtol=1e-10))
 
 
-def phase_error(
-    vector: np.ndarray, covariance: np.ndarray, level: float = special.erf(math.sqrt(0.5))
-) -> float:
+def phase_error(vector: np.ndarray, covariance: np.ndarray, level: float = special.erf(math.sqrt(0.5))) -> float:
     """Half-width [rad] of the interval centred on the phase that holds `level` of its probability.
 
     The probability density of the direction of a bivariate normal vector with the given mean and covariance,
@@ -113,7 +111,7 @@ def phase_error(
     return float(np.interp(level, cumulative / cumulative[-1], offset))
 
 
-def log10_p_value(test_statistic: float, degrees_of_freedom: int) -> float:
+def log10_p_value(test_statistic: float, degrees_of_freedom: float) -> float:
     """log10 of the chance probability of a chi-squared test statistic; exp(-TS/2) for two degrees of freedom.
 
     Finite for any test statistic: where the survival function underflows, its asymptotic series is used.

@@ -23,37 +23,27 @@ def read_epochs(path: str | Path) -> tuple[tuple[str, float, float], ...]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(
-            f"{path}: no such file; --epochs takes 'yearly' or a CSV file with columns label,start,end"
-        )
+        raise InputError(f"{path}: no such file; --epochs takes 'yearly' or a CSV file with columns label,start,end")
     try:
         table = pd.read_csv(path, comment="#", dtype=str, skipinitialspace=True)
     except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path}: not a readable CSV table ({error}); it needs columns label,start,end"
-        ) from error
+        raise InputError(f"{path}: not a readable CSV table ({error}); it needs columns label,start,end") from error
     table.columns = [str(c).strip().lower() for c in table.columns]
     missing = {"label", "start", "end"} - set(table.columns)
     if missing:
-        raise InputError(
-            f"{path}: the table of epochs lacks column {sorted(missing)[0]}; it needs label,start,end"
-        )
+        raise InputError(f"{path}: the table of epochs lacks column {sorted(missing)[0]}; it needs label,start,end")
     epochs = []
     for row, (label, start, end) in enumerate(table[["label", "start", "end"]].itertuples(index=False), 1):
         low, high = (_moment(x, path, row, name) for x, name in ((start, "start"), (end, "end")))
         if not high > low:
-            raise InputError(
-                f"{path}: epoch {label!r} in row {row} ends before it starts; swap start and end"
-            )
+            raise InputError(f"{path}: epoch {label!r} in row {row} ends before it starts; swap start and end")
         epochs.append((str(label).strip(), low, high))
     if not epochs:
         raise InputError(f"{path}: the table of epochs has no row")
     ordered = sorted(epochs, key=lambda e: e[1])
     for (one, _, end), (two, start, _) in zip(ordered, ordered[1:], strict=False):
         if start < end:
-            raise InputError(
-                f"{path}: epochs {one!r} and {two!r} overlap; every event must belong to one epoch"
-            )
+            raise InputError(f"{path}: epochs {one!r} and {two!r} overlap; every event must belong to one epoch")
     if len({label for label, _, _ in epochs}) < len(epochs):
         raise InputError(f"{path}: two epochs have the same label; give each configuration its own")
     return tuple(epochs)
@@ -97,15 +87,15 @@ def merge_test(fit_result, min_counts: float = 20.0) -> MergeTest:
     """Test of a common acceptance of all epochs of each observatory and energy bin.
 
     Given the fitted sky and rates, an epoch expects in local cell i the share x_ie of the events found there
-    by all epochs together; the multinomial likelihood ratio sums n_ie ln(n_ie / expected). Neighbouring hour
-    angles of a ring are joined until each epoch expects at least `min_counts` events.
+    by all epochs together; the multinomial likelihood ratio sums n_ie ln(n_ie / expected). Neighbouring
+    cells are joined until each epoch expects at least `min_counts` events.
 
     Args:
         fit_result: `FitResult` of the separate epochs.
         min_counts: Smallest expectation of a block.
 
     Raises:
-        InputError: If there is only one epoch.
+        InputError: If there is only one epoch, or too few events.
     """
     counts: Counts = fit_result.counts
     places = counts.configurations()
@@ -123,17 +113,18 @@ def merge_test(fit_result, min_counts: float = 20.0) -> MergeTest:
         local = np.stack([counts.n_local[places[k]] for k in mine]) * scale
         # A_i times what the epoch's rate and the sky give: its expectation is proportional to n_i / A_i.
         seen = np.stack(
-            [
-                _seen(counts.n_local[places[k]], fit_result.acceptances[k]) * counts.n_time[places[k]].sum()
-                for k in mine
-            ]
+            [_seen(counts.n_local[places[k]], fit_result.acceptances[k]) * counts.n_time[places[k]].sum() for k in mine]
         )
         share = seen / seen.sum(axis=0)
         expected = share * local.sum(axis=0)
         ts, dof = _blocks(local, expected, min_counts)
         statistic += ts
         freedom += dof
-    return MergeTest(statistic, freedom, log10_p_value(statistic, freedom) if freedom else 0.0)
+    if freedom == 0:
+        raise InputError(
+            f"too few events for a merge test: it needs two blocks of cells with {min_counts:g} expected in every epoch"
+        )
+    return MergeTest(statistic, freedom, log10_p_value(statistic, freedom))
 
 
 def _seen(local: np.ndarray, acceptance: np.ndarray) -> np.ndarray:
@@ -145,24 +136,21 @@ def _seen(local: np.ndarray, acceptance: np.ndarray) -> np.ndarray:
 
 
 def _blocks(local: np.ndarray, expected: np.ndarray, min_counts: float) -> tuple[float, int]:
-    """Likelihood ratio and degrees of freedom after joining cells along each ring, last block topped up."""
-    statistic, freedom = 0.0, 0
-    for n, mu in zip(np.moveaxis(local, 1, 0), np.moveaxis(expected, 1, 0), strict=True):
-        # Start opposite to the meridian, so that the field of view is one stretch.
-        n, mu = (np.roll(x, x.shape[1] // 2, axis=1) for x in (n, mu))
-        block_n, block_mu = np.zeros(len(n)), np.zeros(len(n))
-        done = []
-        for k in range(n.shape[1]):
-            block_n, block_mu = block_n + n[:, k], block_mu + mu[:, k]
-            if block_mu.min() >= min_counts:
-                done.append((block_n, block_mu))
-                block_n, block_mu = np.zeros(len(n)), np.zeros(len(n))
-        if done:
-            done[-1] = (done[-1][0] + block_n, done[-1][1] + block_mu)
-        for found, wanted in done:
-            statistic += 2 * float(np.sum(found * np.log(np.where(found > 0, found / wanted, 1.0))))
-            freedom += len(found) - 1
-    return statistic, max(freedom - (local.shape[0] - 1), 0)
+    """Likelihood ratio and degrees of freedom after joining neighbouring cells, the last block topped up."""
+    # Start each ring opposite to the meridian, so that its field of view is one stretch; rings follow each other.
+    half = local.shape[2] // 2
+    n, mu = (np.roll(x, half, axis=2).reshape(len(x), -1) for x in (local, expected))
+    block_n, block_mu = np.zeros(len(n)), np.zeros(len(n))
+    blocks = []
+    for k in np.flatnonzero(mu.sum(axis=0) > 0):
+        block_n, block_mu = block_n + n[:, k], block_mu + mu[:, k]
+        if block_mu.min() >= min_counts:
+            blocks.append((block_n, block_mu))
+            block_n, block_mu = np.zeros(len(n)), np.zeros(len(n))
+    if blocks:
+        blocks[-1] = (blocks[-1][0] + block_n, blocks[-1][1] + block_mu)
+    statistic = sum(2 * float(np.sum(f * np.log(np.where(f > 0, f / w, 1.0)))) for f, w in blocks)
+    return statistic, max(len(blocks) - 1, 0) * (len(n) - 1)
 
 
 def merge_epochs(counts: Counts, force: bool = False) -> Counts:
@@ -186,17 +174,13 @@ def merge_epochs(counts: Counts, force: bool = False) -> Counts:
     merged = {name: getattr(counts, name).sum(axis=2, keepdims=True) for name in MARGINALS}
     squares = {name: v.sum(axis=2, keepdims=True) for name, v in counts.w2.items()}
     events = counts.num_events.sum(axis=2, keepdims=True)
-    weighted = np.where(counts.num_events > 0, counts.mean_epoch * counts.num_events, 0).sum(
-        axis=2, keepdims=True
-    )
+    weighted = np.where(counts.num_events > 0, counts.mean_epoch * counts.num_events, 0).sum(axis=2, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean_epoch = np.where(events > 0, weighted / events, np.nan)
     return counts.replace(
         epochs=("all",),
         **merged,
-        moments=np.where((counts.num_events > 0)[..., None, None], counts.moments, 0.0).sum(
-            axis=2, keepdims=True
-        ),
+        moments=np.where((counts.num_events > 0)[..., None, None], counts.moments, 0.0).sum(axis=2, keepdims=True),
         w2=squares,
         num_events=events,
         mean_epoch=mean_epoch,

@@ -246,16 +246,12 @@ class EventReader:
         if len(complete) == 2 or used == "horizon":
             for role in set(other) & index.keys():
                 unread = self.names[index.pop(role)]
-                self.notes.append(
-                    f"{role}: column {unread!r} is not read, {' and '.join(pairs[used])} are used"
-                )
+                self.notes.append(f"{role}: column {unread!r} is not read, {' and '.join(pairs[used])} are used")
 
     def _columns_hint(self, *roles: str) -> str:
         positions = ",".join(f"{role}=#{number}" for number, role in enumerate(roles, 1))
         if self.names[0] == "#1":
-            return (
-                f"the file has no header: give positions #1 to #{len(self.names)}, as --columns {positions}"
-            )
+            return f"the file has no header: give positions #1 to #{len(self.names)}, as --columns {positions}"
         names = ",".join(f"{role}=NAME" for role in roles)
         shown = ", ".join(self.names[:30]) + (", ..." if len(self.names) > 30 else "")
         return f"say which with --columns {names}, or by position, {positions}; the columns are {shown}"
@@ -265,9 +261,7 @@ class EventReader:
         if position and name not in self.names:
             number = int(position[1])
             if not 1 <= number <= len(self.names):
-                self._refuse(
-                    f"there is no column {name} (for {role})", f"the positions are #1 to #{len(self.names)}"
-                )
+                self._refuse(f"there is no column {name} (for {role})", f"the positions are #1 to #{len(self.names)}")
             return number - 1
         for key in (str, str.lower, lambda each: split_name(each)[0]):
             same = [i for i, each in enumerate(self.names) if key(each) == key(name)]
@@ -339,9 +333,7 @@ class EventReader:
     def _find_time_format(self, peek: Raw, given: str | None) -> str | None:
         if "time" not in self._index:
             if given:
-                self._refuse(
-                    f"--time-format {given} has no time column to apply to", self._columns_hint("time")
-                )
+                self._refuse(f"--time-format {given} has no time column to apply to", self._columns_hint("time"))
             if "year" not in self._index:
                 self.notes.append("time: the file has none")
                 return None
@@ -357,16 +349,12 @@ class EventReader:
             self._refuse(fault, "convert it to UTC, and say --time-format unix, mjd, jd or iso")
         if raw.dtype == np.float32:
             step = np.spacing(np.nanmax(np.abs(raw)))
-            self.notes.append(
-                f"time: column {name!r} holds 32-bit floats, which resolve steps of {step:.2g} only"
-            )
+            self.notes.append(f"time: column {name!r} holds 32-bit floats, which resolve steps of {step:.2g} only")
         seen, why = _guess_time_format(raw, unit)
         named = TIME_FORMAT_OF.get(base) or ("unix" if unit != "s" else None)
         remedy = f"say which it is with --time-format {'|'.join(TIME_FORMATS)}"
         if given and seen and given != "iso" and seen == "iso":
-            self._refuse(
-                f"--time-format {given} does not fit column {name!r}: {why}", "try --time-format iso"
-            )
+            self._refuse(f"--time-format {given} does not fit column {name!r}: {why}", "try --time-format iso")
         if not given and named and seen and named != seen:
             self._refuse(f"column {name!r} is named like {named}, but {why}", remedy)
         if not given and not named and not seen:
@@ -376,9 +364,7 @@ class EventReader:
             self.notes.append(f"time: column {name!r}, format {named or seen} {source}")
         found = given or named or seen
         if unit != "s" and found != "unix":
-            self._refuse(
-                f"time column {name!r} cannot be {found} in {unit}", "give the column without a unit"
-            )
+            self._refuse(f"time column {name!r} cannot be {found} in {unit}", "give the column without a unit")
         return found
 
     # Values

@@ -39,7 +39,8 @@ def read_counts(
         columns, time_format, azimuth, prefer, skip_bad_rows, chunk_size: As `EventReader`.
         progress: Called with the number of rows read.
         equinox: "j2000" (default), "icrs" or "date"; a shipped data set declares its own.
-        options: Fields of `BinningOptions`: grid, time_frame, energy_edges, epochs, cuts, orbital_index.
+        options: Fields of `BinningOptions`: grid, time_frame, energy_edges, epochs, cuts, orbital_index; zenith_max
+            may be "site" for each observatory's own.
 
     Raises:
         InputError: If anything about the input is wrong; the message names it and the remedy.
@@ -66,8 +67,11 @@ def read_counts(
                 f"{path}: the observatory is needed for an event list: give --site NAME, or --site LAT,LON,ZENITH in degrees"
             )
         declared = (dataset.options.get("equinox") if dataset else None) or "j2000"
-        chosen = BinningOptions(**options, equinox=equinox or declared)
         observatory = find_site(dataset.site if own_site is None else own_site)
+        own = options
+        if options.get("zenith_max") == "site":
+            own = options | {"zenith_max": observatory.zenith_max}
+        chosen = BinningOptions(**own, equinox=equinox or declared)
         parts.append(bin_events(reader, observatory, chosen, progress))
     for path, part in zip(paths, parts, strict=True):
         _refuse_weightless(path, part)
@@ -80,9 +84,7 @@ def _one_each(site, number: int) -> list:
     if not sites:
         sites = [None]
     if len(sites) not in (1, number):
-        raise InputError(
-            f"{len(sites)} sites for {number} inputs: give one --site for all, or one for each in order"
-        )
+        raise InputError(f"{len(sites)} sites for {number} inputs: give one --site for all, or one for each in order")
     return sites * number if len(sites) == 1 else sites
 
 
@@ -118,17 +120,13 @@ def _refuse_options_on_counts(path, counts: Counts, options: dict) -> None:
             raise InputError(
                 f"{path}: the Earth's orbital motion was already removed (Gamma = {done['gamma']:g}); it must not be removed twice"
             )
-        raise InputError(
-            f"{path}: removing the orbital motion needs the time of each event: bin the event list again"
-        )
+        raise InputError(f"{path}: removing the orbital motion needs the time of each event: bin the event list again")
     for name, option in _NEED_EVENTS.items():
-        if options.get(name) is not None:
+        if options.get(name) is not None and options[name] != "site":
             raise InputError(f"{path}: {option} cannot be applied to counts: bin the event list again")
     frame = options.get("time_frame")
     if frame is not None and frame != counts.time_frame:
-        raise InputError(
-            f"{path}: its time frame is {counts.time_frame}, not {frame}: bin the event list again"
-        )
+        raise InputError(f"{path}: its time frame is {counts.time_frame}, not {frame}: bin the event list again")
     grid = options.get("grid")
     if grid is not None and grid.shape != counts.grid.shape:
         raise InputError(
@@ -174,7 +172,5 @@ def _refuse_double_counting(paths: list, parts: list[Counts]) -> None:
         # Simulated counts have no file behind them that could be compared.
         content = hashlib.sha256(b"".join(getattr(part, name).tobytes() for name in MARGINALS)).digest()
         if content in contents:
-            raise InputError(
-                f"{path}: holds the same counts as {contents[content]} in every cell; name each file once"
-            )
+            raise InputError(f"{path}: holds the same counts as {contents[content]} in every cell; name each file once")
         contents[content] = os.fspath(path)

@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from diffcr.grid import rate_seen
+from diffcr.typing import AnyArray
 
 from .likelihood import Marginals, known_exposure_difference
 from .multipoles import Maximum, RingModes
@@ -13,8 +14,9 @@ from .multipoles import Maximum, RingModes
 def maximise_known(
     data: tuple[Marginals, ...],
     modes: tuple[RingModes, ...],
-    acceptances: tuple[Float[Array, "ring ra"], ...],
-    prior: Float[Array, " param"],
+    acceptances: tuple[Float[AnyArray, "ring ra"], ...],
+    prior: Float[AnyArray, " param"],
+    groups: tuple[int, ...],
     tolerance: float = 1e-9,
     max_steps: int = 60,
 ) -> Maximum:
@@ -25,19 +27,20 @@ def maximise_known(
         modes: The sky's basis on those rings.
         acceptances: Known acceptance on those rings, sums to 1, shape (ring, hour_angle).
         prior: Gaussian prior precision of each multipole, shape (param,).
+        groups: Number of free rates of each configuration.
         tolerance: Stop when the expected remaining gain in ln L is below it.
         max_steps: Most steps.
 
     Returns:
-        `Maximum`, whose rate_shifts are y_tau - 1 = sum_i A_i delta I_{tau i} at the best sky, per time bin.
+        `Maximum`, whose rate_shifts are y - 1 = sum_i A_i delta I_{tau i} at the best sky, one per free rate.
     """
 
     def log_likelihood(theta):
         value = -0.5 * jnp.sum(prior * theta**2)
         inside = jnp.asarray(True)
-        for d, m, a in zip(data, modes, acceptances, strict=True):
+        for d, m, a, g in zip(data, modes, acceptances, groups, strict=True):
             contrast = m.sky(theta)
-            value += known_exposure_difference(contrast, a, d)
+            value += known_exposure_difference(contrast, a, d, g)
             inside &= jnp.all(contrast > -1)
         return jnp.where(inside & jnp.isfinite(value), value, -jnp.inf)
 
@@ -74,5 +77,8 @@ def maximise_known(
         jnp.asarray(False),
     )
     theta, value, decrement, steps, information, positive = jax.lax.while_loop(unfinished, advance, start)
-    seen = tuple(rate_seen(a, m.sky(theta)) for m, a in zip(modes, acceptances, strict=True))
+    seen = tuple(
+        rate_seen(a, m.sky(theta)).reshape(g, -1).mean(axis=1)
+        for m, a, g in zip(modes, acceptances, groups, strict=True)
+    )
     return Maximum(theta, seen, value, information, decrement, steps, positive)

@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import xlogy
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from diffcr.errors import InputError
 from diffcr.grid import correlate, rate_seen
+from diffcr.typing import AnyArray
 
 
 class Marginals(eqx.Module):
@@ -37,24 +38,24 @@ class Marginals(eqx.Module):
         rings: Indices of the kept rings on the full grid.
     """
 
-    sky: Float[Array, "ring ra"]
-    time: Float[Array, " time"]
-    local: Float[Array, "ring ra"]
-    rate: Float[Array, " time"]
-    background: Float[Array, "ring ra"]
-    residual: Float[Array, "ring ra"]
+    sky: Float[AnyArray, "ring ra"]
+    time: Float[AnyArray, " time"]
+    local: Float[AnyArray, "ring ra"]
+    rate: Float[AnyArray, " time"]
+    background: Float[AnyArray, "ring ra"]
+    residual: Float[AnyArray, "ring ra"]
     rings: tuple[int, ...] = eqx.field(static=True)
 
     @property
-    def total(self) -> Float[Array, ""]:
+    def total(self) -> Float[AnyArray, ""]:
         """Number of events, or sum of weights."""
         return jnp.sum(self.time)
 
 
 def form_marginals(
-    n_sky: np.ndarray,
-    n_time: np.ndarray,
-    n_local: np.ndarray,
+    n_sky: AnyArray,
+    n_time: AnyArray,
+    n_local: AnyArray,
     rate_bins: int | None = None,
     exposed: np.ndarray | None = None,
     dtype=None,
@@ -75,9 +76,7 @@ def form_marginals(
     n_sky, n_time, n_local = (np.asarray(x, np.float64) for x in (n_sky, n_time, n_local))
     total = n_time.sum()
     if not total > 0:
-        raise InputError(
-            "the counts hold no event: nothing can be fitted; look at the cuts and the time range"
-        )
+        raise InputError("the counts hold no event: nothing can be fitted; look at the cuts and the time range")
     for name, values in (("n_sky", n_sky), ("n_local", n_local)):
         if not np.isclose(values.sum(), total, rtol=1e-9):
             raise InputError(
@@ -93,7 +92,7 @@ def form_marginals(
     return Marginals(*(jnp.asarray(x, dtype) for x in arrays), rings=tuple(int(r) for r in rings))
 
 
-def grouped_rate(n_time: np.ndarray, rate_bins: int) -> np.ndarray:
+def grouped_rate(n_time: AnyArray, rate_bins: int) -> np.ndarray:
     """Counts per time bin averaged over `rate_bins` equal groups of neighbouring bins, shape (n,)."""
     if rate_bins < 1 or len(n_time) % rate_bins:
         raise InputError(
@@ -105,7 +104,7 @@ def grouped_rate(n_time: np.ndarray, rate_bins: int) -> np.ndarray:
 
 
 @jax.custom_jvp
-def second_order(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def second_order(x: Float[AnyArray, "*shape"]) -> Float[AnyArray, "*shape"]:
     """x - log(1 + x) for x > -1, to full relative precision also where x is tiny.
 
     With s = x / (2 + x), log1p(x) = 2 artanh(s) and x - 2 s = x s, so the remainder is x s - 2 (s^3/3 + ...):
@@ -126,11 +125,11 @@ def _second_order_jvp(primals, tangents):
 
 
 def joint_log_likelihood(
-    relative_intensity: Float[Array, "ring ra"],
-    rate: Float[Array, " time"],
-    acceptance: Float[Array, "ring ra"],
+    relative_intensity: Float[AnyArray, "ring ra"],
+    rate: Float[AnyArray, " time"],
+    acceptance: Float[AnyArray, "ring ra"],
     data: Marginals,
-) -> Float[Array, ""]:
+) -> Float[AnyArray, ""]:
     """Poisson ln L of sky, rate and acceptance, without the ln n! of the data.
 
     Args:
@@ -152,8 +151,8 @@ def joint_log_likelihood(
 
 
 def conditional_log_likelihood(
-    relative_intensity: Float[Array, "ring ra"], rate: Float[Array, " time"], data: Marginals
-) -> Float[Array, ""]:
+    relative_intensity: Float[AnyArray, "ring ra"], rate: Float[AnyArray, " time"], data: Marginals
+) -> Float[AnyArray, ""]:
     """ln L with the acceptance removed exactly: conditional on the local map n_i.
 
     sum n_a ln I_a + sum n_tau ln N_tau - sum n_i ln x_i with x_i = sum_tau N_tau I_{tau i}. It is the profile
@@ -166,8 +165,8 @@ def conditional_log_likelihood(
 
 
 def conditional_difference(
-    contrast: Float[Array, "ring ra"], rate_shift: Float[Array, " time"], data: Marginals
-) -> Float[Array, ""]:
+    contrast: Float[AnyArray, "ring ra"], rate_shift: Float[AnyArray, " time"], data: Marginals
+) -> Float[AnyArray, ""]:
     """`conditional_log_likelihood` minus its value at the best isotropic fit, safe in 32-bit floats.
 
     Args:
@@ -187,11 +186,11 @@ def conditional_difference(
 
 
 def joint_difference(
-    contrast: Float[Array, "ring ra"],
-    rate_shift: Float[Array, " time"],
-    acceptance_shift: Float[Array, "ring ra"],
+    contrast: Float[AnyArray, "ring ra"],
+    rate_shift: Float[AnyArray, " time"],
+    acceptance_shift: Float[AnyArray, "ring ra"],
     data: Marginals,
-) -> Float[Array, ""]:
+) -> Float[AnyArray, ""]:
     """`joint_log_likelihood` minus its value at the best isotropic fit, safe in 32-bit floats.
 
     The isotropic fit is N_tau = data.rate * total, A_i = n_i / total; `rate_shift` and `acceptance_shift`
@@ -213,8 +212,11 @@ def joint_difference(
 
 
 def known_exposure_difference(
-    contrast: Float[Array, "ring ra"], acceptance: Float[Array, "ring ra"], data: Marginals
-) -> Float[Array, ""]:
+    contrast: Float[AnyArray, "ring ra"],
+    acceptance: Float[AnyArray, "ring ra"],
+    data: Marginals,
+    rate_bins: int | None = None,
+) -> Float[AnyArray, ""]:
     """ln L conditional on the counts per time bin, for a *known* relative acceptance, minus isotropy's.
 
     sum n_a ln I_a - sum n_tau ln y_tau with y_tau = sum_i A_i I_{tau i} and sum A = 1: the mirror image of
@@ -225,11 +227,19 @@ def known_exposure_difference(
         contrast: I - 1 on the rings of `data`, shape (ring, ra).
         acceptance: Known relative acceptance on the same rings, shape (ring, hour_angle), summing to 1.
         data: The marginals.
+        rate_bins: Number of equal groups of time bins within which the rate is constant; default one per bin. With
+            1 the rate is known to be constant in sidereal time.
     """
-    seen = rate_seen(acceptance, contrast)
-    exposed = correlate(data.time, acceptance)
+    n = data.time.shape[0]
+    groups = rate_bins or n
+
+    def grouped(values):
+        return jnp.repeat(jnp.mean(values.reshape(groups, n // groups), axis=1), n // groups)
+
+    time, seen = grouped(data.time), grouped(rate_seen(acceptance, contrast))
+    exposed = correlate(time, acceptance)
     return (
         jnp.sum((data.sky - exposed) * contrast)
         - jnp.sum(data.sky * second_order(contrast))
-        + jnp.sum(data.time * second_order(seen))
+        + jnp.sum(time * second_order(seen))
     )

@@ -180,9 +180,7 @@ def right_ascension_projection(
         title: A few words above the picture.
     """
     figure = _figure(_WIDTH, 3.4)
-    _draw_projection(
-        figure.add_subplot(), right_ascension_deg, excess, error, harmonic, harmonic_covariance, title
-    )
+    _draw_projection(figure.add_subplot(), right_ascension_deg, excess, error, harmonic, harmonic_covariance, title)
     return figure
 
 
@@ -212,9 +210,7 @@ def dipole_ellipse(
 
 
 @_styled
-def demo_panel(
-    sky: dict[str, Any], projection: dict[str, Any], rate: dict[str, Any], dipole: dict[str, Any]
-) -> Figure:
+def demo_panel(sky: dict[str, Any], projection: dict[str, Any], rate: dict[str, Any], dipole: dict[str, Any]) -> Figure:
     """One picture of four: (a) sky map, (b) right-ascension projection, (c) rate, (d) dipole.
 
     Args:
@@ -393,9 +389,7 @@ def _draw_rate(
     edges = np.linspace(0, 24, n + 1)
     shown = edges[::group]
     axes.axhline(0, color="0.5", linewidth=0.8)
-    axes.stairs(
-        high, shown, baseline=low, fill=True, color=_BLUE, alpha=0.3, linewidth=0, label=r"$\pm 1\sigma$"
-    )
+    axes.stairs(high, shown, baseline=low, fill=True, color=_BLUE, alpha=0.3, linewidth=0, label=r"$\pm 1\sigma$")
     axes.stairs(middle, shown, baseline=None, color=_BLUE, linewidth=1.0, label="Counts")
     if fitted is not None:
         axes.plot((shown[1:] + shown[:-1]) / 2, expected, color=_VERMILION, linewidth=1.6, label="Fit")
@@ -456,9 +450,7 @@ def _draw_projection(
     )
     if harmonic is not None:
         degrees = np.degrees(alpha)
-        axes.plot(
-            degrees, curve * factor, color=_VERMILION, label=_harmonic_label(harmonic, harmonic_covariance)
-        )
+        axes.plot(degrees, curve * factor, color=_VERMILION, label=_harmonic_label(harmonic, harmonic_covariance))
         if harmonic_covariance is not None:
             low, high = (curve - sigma) * factor, (curve + sigma) * factor
             axes.fill_between(degrees, low, high, color=_VERMILION, alpha=0.25, linewidth=0)
@@ -502,9 +494,7 @@ def _draw_dipole(
     axes.axvline(0, color="0.5", linewidth=0.8)
     axes.plot(0, 0, "+", color=_BLACK, markersize=10, markeredgewidth=1.6, linestyle="none", label="Isotropy")
     for (level, contour), opacity in zip(contours.items(), (0.2, 0.45), strict=True):
-        axes.fill(
-            *(contour * factor), facecolor=_BLUE, alpha=opacity, linewidth=0, label=f"{100 * level:.0f} %"
-        )
+        axes.fill(*(contour * factor), facecolor=_BLUE, alpha=opacity, linewidth=0, label=f"{100 * level:.0f} %")
         axes.plot(*(contour * factor), color=_BLUE, linewidth=1.0)
     axes.plot(
         *(delta * factor),
@@ -557,9 +547,7 @@ def _mesh(
     full = (seen.min(), seen.max()) if seen.size else (0.0, 1.0)
     low, high = full if limits is None else limits
     if limits is not None and not low < high:
-        raise InputError(
-            f"the limits of the colours must increase, not ({low:g}, {high:g}); give (low, high)"
-        )
+        raise InputError(f"the limits of the colours must increase, not ({low:g}, {high:g}); give (low, high)")
     if diverging:
         high = max(abs(low), abs(high)) or 1.0
         low = -high
@@ -578,11 +566,7 @@ def _mesh(
         vmax=high_scaled,
         rasterized=True,
     )
-    size = (
-        {"shrink": 0.75, "aspect": 32, "pad": 0.03}
-        if orientation == "horizontal"
-        else {"shrink": 0.8, "pad": 0.12}
-    )
+    size = {"shrink": 0.75, "aspect": 32, "pad": 0.03} if orientation == "horizontal" else {"shrink": 0.8, "pad": 0.12}
     bar = axes.figure.colorbar(mesh, ax=axes, orientation=orientation, extend=extend, **size)
     bar.set_label(_with_power(label, power))
     bar.locator = MaxNLocator(6)

@@ -69,9 +69,7 @@ def fit_summary(result: FitResult) -> dict:
                 "rate_bins": bins,
                 "dead_bins": dead,
             }
-            for place, bins, dead in zip(
-                counts.configurations(), result.rate_bins, result.dead_bins, strict=True
-            )
+            for place, bins, dead in zip(counts.configurations(), result.rate_bins, result.dead_bins, strict=True)
         ],
         "time_frame": counts.time_frame,
         "equinox": result.equinox,
@@ -154,9 +152,7 @@ def write_json(path: Path, content: dict) -> Path:
         part.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(part, path)
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error}); choose another -o or free some space"
-        ) from error
+        raise InputError(f"{path}: cannot be written ({error}); choose another -o or free some space") from error
     finally:
         part.unlink(missing_ok=True)
     return path
@@ -183,9 +179,7 @@ def projection(result: FitResult) -> tuple[np.ndarray, np.ndarray]:
 def backgrounds(result: FitResult) -> list[np.ndarray]:
     """Counts expected on the sky (ring, ra) of each configuration from its fitted rate and acceptance, I = 1."""
     out = []
-    for place, rate, acceptance in zip(
-        result.counts.configurations(), result.rates, result.acceptances, strict=True
-    ):
+    for place, rate, acceptance in zip(result.counts.configurations(), result.rates, result.acceptances, strict=True):
         n = len(rate)
         sky = np.fft.irfft(np.fft.rfft(rate) * np.conj(np.fft.rfft(acceptance, axis=1)), n=n, axis=1)
         counts = result.counts
@@ -210,9 +204,7 @@ def write_pictures(result: FitResult, folder: Path) -> list[Path]:
     counts, grid = result.counts, result.counts.grid
     edges = grid.declination_edges
     frame = (
-        f"equatorial, of date ({counts.overall_epoch():.1f})"
-        if counts.time_frame == "sidereal"
-        else counts.time_frame
+        f"equatorial, of date ({counts.overall_epoch():.1f})" if counts.time_frame == "sidereal" else counts.time_frame
     )
     if counts.blinded:
         frame = "right ascension blinded"
@@ -284,9 +276,7 @@ def write_pictures(result: FitResult, folder: Path) -> list[Path]:
     }
     if has_errors(result):
         drawn["dipole"] = plots.dipole_ellipse(**dipole_arguments)
-        drawn["panel"] = plots.demo_panel(
-            sky_arguments, projection_arguments, rate_arguments, dipole_arguments
-        )
+        drawn["panel"] = plots.demo_panel(sky_arguments, projection_arguments, rate_arguments, dipole_arguments)
     return [plots.save(figure, folder / f"{name}.png") for name, figure in drawn.items()]
 
 
@@ -294,9 +284,7 @@ def _zenith_edge(counts: Counts, k: int) -> float:
     return min(counts.sites[k].zenith_max + math.radians(2), math.pi / 2)
 
 
-def _per_square_degree(
-    sky: np.ndarray, background: np.ndarray, grid: RingGrid
-) -> tuple[np.ndarray, np.ndarray]:
+def _per_square_degree(sky: np.ndarray, background: np.ndarray, grid: RingGrid) -> tuple[np.ndarray, np.ndarray]:
     """Counts per square degree on cells joined until they hold 25 on average, and their declination edges."""
     seen = max(int((background > 1e-3 * background.max()).sum()), 1)
     wanted = max(25 * seen / sky.sum(), 1)
@@ -307,9 +295,7 @@ def _per_square_degree(
         coarse = grid
     joined, expected = rebin(sky, grid, coarse), rebin(background, grid, coarse)
     density = joined / (coarse.solid_angle[:, None] * np.degrees(1) ** 2)
-    return np.where(
-        (joined > 0) | (expected > 1e-3 * expected.max()), density, np.nan
-    ), coarse.declination_edges
+    return np.where((joined > 0) | (expected > 1e-3 * expected.max()), density, np.nan), coarse.declination_edges
 
 
 def _smoothed_acceptance(result: FitResult) -> np.ndarray:
@@ -362,9 +348,7 @@ def describe(summary: dict) -> list[str]:
         component("delta_6h", 1),
     ]
     if "delta_N" in dipole:
-        lines.append(
-            f"delta_N          {number(dipole['delta_N'])} +- {number(dipole['delta_N_error'], '.2f')}{unit}"
-        )
+        lines.append(f"delta_N          {number(dipole['delta_N'])} +- {number(dipole['delta_N_error'], '.2f')}{unit}")
     lines.append(
         f"amplitude        {number(dipole['amplitude'], '.2f')} +- {number(dipole['amplitude_error'], '.2f')}{unit}"
         f" (below {number(dipole['upper_limit_95'], '.2f')} at 95 %)"
@@ -374,7 +358,7 @@ def describe(summary: dict) -> list[str]:
     lines.append(f"right ascension  {phase} +- {error} degrees ({summary['equinox']})")
     lines.append(
         f"significance     {number(summary['significance_sigma'], '.2f', 1)} sigma (TS "
-        f"{number(summary['test_statistic'], '.1f', 1)} for {summary['degrees_of_freedom']} degrees of freedom, "
+        f"{number(summary['test_statistic'], '.1f', 1)} for {summary['degrees_of_freedom']:.3g} degrees of freedom, "
         f"log10 p {number(summary['log10_p'], '.2f', 1)})"
     )
     if summary["livetime_inflation"] > 1.01:

@@ -74,9 +74,7 @@ def simulate_counts(simulation: Simulation, grid: RingGrid, seed: int) -> Counts
     of_date = np.asarray(precession_matrix(simulation.mean_days)) @ np.asarray(simulation.dipole)
     sky = 1 + np.asarray(synthesis(dipole_to_coefficients(jnp.asarray(of_date)), grid, cell_average=True))
     rng = np.random.default_rng(seed)
-    sums, squares, number = draw_marginals(
-        rng, simulation.num_events * rate, local, sky, simulation.weight_spread
-    )
+    sums, squares, number = draw_marginals(rng, simulation.num_events * rate, local, sky, simulation.weight_spread)
     if number == 0:
         raise InputError("the simulation drew no event; ask for more --events")
 
@@ -89,9 +87,7 @@ def simulate_counts(simulation: Simulation, grid: RingGrid, seed: int) -> Counts
         energies=("all",),
         epochs=("all",),
         **{f"n_{name}": lead(values) for name, values in sums._asdict().items()},
-        w2={}
-        if squares is None
-        else {f"n_{name}": lead(values) for name, values in squares._asdict().items()},
+        w2={} if squares is None else {f"n_{name}": lead(values) for name, values in squares._asdict().items()},
         num_events=np.full((1, 1, 1), number),
         mean_epoch=np.full((1, 1, 1), 2000 + simulation.mean_days / 365.25),
         livetime=np.full((1, 1, 1), simulation.end - simulation.start),
@@ -144,9 +140,7 @@ def simulate_event_list(
     path = Path(path)
     writers = {".csv": _write_csv, ".parquet": _write_parquet}
     if path.suffix.lower() not in writers:
-        raise InputError(
-            f"{path}: event lists are written as .csv or .parquet; change the suffix of --event-list"
-        )
+        raise InputError(f"{path}: event lists are written as .csv or .parquet; change the suffix of --event-list")
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")

@@ -43,9 +43,7 @@ def smooth_sky(
             f"{right_ascension.size} right ascensions; pass the bin centres of the grid it was made on"
         )
     if not 0 < radius <= np.pi:
-        raise InputError(
-            f"the smoothing radius must be in (0, pi] radians, not {radius:g}; degrees were given?"
-        )
+        raise InputError(f"the smoothing radius must be in (0, pi] radians, not {radius:g}; degrees were given?")
     exposed = np.isfinite(counts) & np.isfinite(background) & (background > 0)
     maps = np.stack([np.where(exposed, counts, 0.0), np.where(exposed, background, 0.0)], axis=-1)
     n_ring, n = counts.shape

@@ -95,9 +95,7 @@ def open_table(file: str, shown: str) -> Table:
     if os.path.isdir(file):
         raise InputError(f"{shown}: this is a directory; give an event file")
     if not os.path.exists(file):
-        raise InputError(
-            f"{shown}: there is no such file; check the path, or use a shipped list, dataset:auger-8eev"
-        )
+        raise InputError(f"{shown}: there is no such file; check the path, or use a shipped list, dataset:auger-8eev")
     if not os.path.isfile(file):
         raise InputError(f"{shown}: this is not a regular file; write the events to a file first")
     try:
@@ -108,9 +106,7 @@ def open_table(file: str, shown: str) -> Table:
             with gzip.open(file) as handle:
                 head = handle.read(1 << 16)
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(
-            f"{shown}: cannot be read ({error}); check its permissions and that it is complete"
-        ) from None
+        raise InputError(f"{shown}: cannot be read ({error}); check its permissions and that it is complete") from None
     if not head:
         raise InputError(f"{shown}: the file is empty; give a file with events")
     kind = next((kind for signature, kind in _SIGNATURES if head.startswith(signature)), "text")
@@ -188,11 +184,7 @@ def show(value) -> str:
 
 # Lines are kept as they are beside their numbers, to name a bad row: at most so many at a time.
 _TEXT_ROWS = 200_000
-_PARSE = (
-    {}
-    if tuple(int(n) for n in pd.__version__.split(".")[:2]) >= (3, 1)
-    else {"float_precision": "round_trip"}
-)
+_PARSE = {} if tuple(int(n) for n in pd.__version__.split(".")[:2]) >= (3, 1) else {"float_precision": "round_trip"}
 
 
 class _TextTable(Table):
@@ -369,9 +361,7 @@ class _FitsTable(Table):
                 if not known:
                     raise InputError(f"{shown}: there is no table {inner!r}; the tables are {listing}")
             elif not tables:
-                raise InputError(
-                    f"{shown}: the FITS file has no table (an image or a map?); give an event list"
-                )
+                raise InputError(f"{shown}: the FITS file has no table (an image or a map?); give an event list")
             else:
                 self._extension = tables[0]
             hdu = hdus[self._extension]
@@ -404,9 +394,7 @@ class _FitsTable(Table):
             hdus = fits.open(self._file, memmap=True)
             len(hdus)
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise InputError(
-                f"{self._shown}: the FITS file cannot be read ({error}); it may be incomplete"
-            ) from None
+            raise InputError(f"{self._shown}: the FITS file cannot be read ({error}); it may be incomplete") from None
         return hdus
 
     def chunks(self, indices: list[int], size: int, text: set[int]) -> Iterator[Raw]:
@@ -475,17 +463,13 @@ class _Hdf5Table(Table):
                     return path
             raise InputError(f"{self._shown}: there is no table at /{inner}; the tables are {listing}")
         if not tables:
-            raise InputError(
-                f"{self._shown}: the HDF5 file has neither columns nor a table; give an event list"
-            )
+            raise InputError(f"{self._shown}: the HDF5 file has neither columns nor a table; give an event list")
         usable = [path for path, columns in tables.items() if _has_direction(list(columns))]
         if len(usable) == 1 or len(tables) == 1:
             return (usable or list(tables))[0]
         if "" in tables and not usable:
             return ""
-        raise InputError(
-            f"{self._shown}: there are {len(tables)} tables; say which, as {self._shown}:/NAME: {listing}"
-        )
+        raise InputError(f"{self._shown}: there are {len(tables)} tables; say which, as {self._shown}:/NAME: {listing}")
 
     def count(self, indices: list[int]) -> int:
         lengths = {self.names[index]: self._lengths[index] for index in indices}
@@ -541,16 +525,9 @@ def _hdf5_tables(root) -> dict[str, dict[str, tuple[str, str | int | None]]]:
         elif node.ndim == 2 and (block := re.fullmatch(r"block(\d+)_values", name)):
             items = root.get(f"{parent}/block{block[1]}_items")
             if items is not None and len(items) == node.shape[1] and node.dtype.kind in "iufS":
-                labels = [
-                    each.decode(errors="replace") if isinstance(each, bytes) else str(each)
-                    for each in items[:]
-                ]
+                labels = [each.decode(errors="replace") if isinstance(each, bytes) else str(each) for each in items[:]]
                 tables.setdefault(parent, {}).update({each: (path, i) for i, each in enumerate(labels)})
-        elif (
-            node.ndim == 1
-            and _is_plain(node.dtype)
-            and not re.fullmatch(r"axis\d+|block\d+_(items|values)", name)
-        ):
+        elif node.ndim == 1 and _is_plain(node.dtype) and not re.fullmatch(r"axis\d+|block\d+_(items|values)", name):
             tables.setdefault(parent, {})[name] = (path, None)
 
     root.visititems(visit)

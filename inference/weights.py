@@ -55,7 +55,7 @@ def sandwich_of(best, modes, blocks, known, squares, prior):
         if blocks:
             along_sky, along_time, along_local = _efficient_score(best, blocks[k], k)
         else:
-            along_sky, along_time, along_local = _known_score(best, m, known[k])
+            along_sky, along_time, along_local = _known_score(best, m, known[k], len(best.rate_shifts[k]))
         variance += _second_moment(along_sky, along_time, along_local, time / jnp.sum(time), local)
     covariance = inverse @ variance @ inverse
     theta = best.coefficients
@@ -73,9 +73,7 @@ def _efficient_score(best: Maximum, block: Block, k: int):
     cross, h_cc = d.h_ct, d.h_cc
     alive = block.group_counts > 0
     inverse_diagonal = jnp.where(alive, (1 + rho) ** 2, 0.0) / jnp.where(alive, block.group_counts, 1.0)
-    matrix = (
-        jnp.diag(1 / jnp.where(alive, inverse_diagonal, 1.0)) - block.rate_modes.T @ h_cc @ block.rate_modes
-    )
+    matrix = jnp.diag(1 / jnp.where(alive, inverse_diagonal, 1.0)) - block.rate_modes.T @ h_cc @ block.rate_modes
     answer = jnp.where(alive[:, None], jnp.linalg.solve(matrix, block.rate_modes.T @ cross), 0.0).T
 
     contrast = modes.sky(theta)
@@ -88,13 +86,18 @@ def _efficient_score(best: Maximum, block: Block, k: int):
     return along_sky, along_time, -moved / seen
 
 
-def _known_score(best: Maximum, modes: RingModes, acceptance):
+def _known_score(best: Maximum, modes: RingModes, acceptance, groups: int):
     """The same for a known acceptance: u = Y_a/I_a - d ln y_tau, with y_tau = sum_i A_i I_{tau i}."""
     theta = best.coefficients
     basis = jax.vmap(modes.sky)(jnp.eye(theta.shape[0], dtype=theta.dtype))
     intensity = 1 + modes.sky(theta)
-    seen = rate_seen(acceptance, intensity)
-    along_time = -jax.vmap(lambda y: rate_seen(acceptance, y))(basis) / seen
+
+    def seen(sky):
+        per_bin = rate_seen(acceptance, sky)
+        means = per_bin.reshape(groups, -1).mean(axis=1)
+        return jnp.repeat(means, len(per_bin) // groups)
+
+    along_time = -jax.vmap(seen)(basis) / seen(intensity)
     along_sky = basis / intensity
     return along_sky, along_time, jnp.zeros_like(along_sky)
 

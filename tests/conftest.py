@@ -9,5 +9,18 @@ from jaxtyping import install_import_hook
 install_import_hook(["diffcr"], "beartype.beartype")
 
 import jax
+import pytest
 
 jax.config.update("jax_enable_x64", True)
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write text (or bytes) to a file and give its path."""
+
+    def write(text, name="events.csv"):
+        path = tmp_path / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write

@@ -76,9 +76,7 @@ def test_sidereal_times_are_those_of_astropy():
     np.testing.assert_allclose(angle_between(greenwich_mean_sidereal_time(DAYS), mean), 0, atol=1e-10)
     np.testing.assert_allclose(angle_between(local_time(DAYS, 100 * DEGREE), east), 0, atol=1e-10)
     np.testing.assert_allclose(angle_between(earth_rotation_angle(DAYS), rotation), 0, atol=1e-10)
-    np.testing.assert_allclose(
-        angle_between(greenwich_apparent_sidereal_time(DAYS), apparent), 0, atol=0.08 * ARCSEC
-    )
+    np.testing.assert_allclose(angle_between(greenwich_apparent_sidereal_time(DAYS), apparent), 0, atol=0.08 * ARCSEC)
 
 
 @pytest.mark.parametrize("frame", TIME_FRAMES)
@@ -99,6 +97,13 @@ def test_the_mixed_frames_are_sums_of_solar_and_sidereal_time():
     sidereal, solar, anti, extended = (np.asarray(local_time(DAYS, 0.7, frame)) for frame in TIME_FRAMES)
     np.testing.assert_allclose(angle_between(anti, 2 * solar - sidereal), 0, atol=1e-11)
     np.testing.assert_allclose(angle_between(extended, 2 * sidereal - solar), 0, atol=1e-11)
+
+
+@pytest.mark.parametrize("frame", TIME_FRAMES)
+def test_turns_are_local_time_on_arrays_of_numpy_and_of_jax(frame):
+    for days in (DAYS, jnp.asarray(DAYS)):
+        turns = np.asarray(clock.local_turns(days, 0.7, frame))
+        np.testing.assert_allclose(angle_between(2 * np.pi * turns, local_time(DAYS, 0.7, frame)), 0, atol=1e-11)
 
 
 @pytest.mark.parametrize("frame", TIME_FRAMES)
@@ -196,6 +201,12 @@ def test_numbers_that_are_missing_stay_missing():
 # Nutation
 
 
+def test_the_equation_of_the_equinoxes_is_that_of_erfa():
+    days = np.linspace(-10, 50, 2001) * 365.25
+    found = jax.jit(clock.equation_of_the_equinoxes)(days)
+    np.testing.assert_allclose(found, erfa.ee06a(J2000, days), rtol=0, atol=0.08 * ARCSEC)
+
+
 def test_nutation_and_obliquity_are_those_of_erfa():
     days = np.linspace(-10, 50, 2001) * 365.25
     longitude, obliquity = jax.jit(clock.nutation)(days / 36525)
@@ -219,6 +230,7 @@ TIME_FUNCTIONS = {
     "earth_rotation_angle": clock.earth_rotation_angle,
     "greenwich_mean_sidereal_time": clock.greenwich_mean_sidereal_time,
     "greenwich_apparent_sidereal_time": clock.greenwich_apparent_sidereal_time,
+    "equation_of_the_equinoxes": clock.equation_of_the_equinoxes,
     "local_time": clock.local_time,
 }
 

@@ -144,9 +144,7 @@ def test_a_cut_through_a_ring_leaves_a_fraction_of_it():
     declinations -25 and -24 the area below -24.75, whatever the hour angle."""
     seen = np.asarray(detector.field_of_view(site("-90,0,65.25"), GRID))
     np.testing.assert_allclose(seen[:65], 1, rtol=1e-12)
-    expected = (np.sin(-24.75 * DEGREE) - np.sin(-25 * DEGREE)) / (
-        np.sin(-24 * DEGREE) - np.sin(-25 * DEGREE)
-    )
+    expected = (np.sin(-24.75 * DEGREE) - np.sin(-25 * DEGREE)) / (np.sin(-24 * DEGREE) - np.sin(-25 * DEGREE))
     np.testing.assert_allclose(seen[65], expected, rtol=1e-5)
     np.testing.assert_array_equal(seen[66:], 0)
 
@@ -186,9 +184,7 @@ def test_means_over_the_auger_acceptance():
     """The sign of <sin dec> tells South from North."""
     sine = np.sin(GRID.declination)[:, None]
     np.testing.assert_allclose(detector.mean_over_acceptance(sine, accepted("auger")), -0.39416, rtol=2e-4)
-    np.testing.assert_allclose(
-        detector.mean_over_acceptance(1 - sine**2, accepted("auger")), 0.66696, rtol=2e-4
-    )
+    np.testing.assert_allclose(detector.mean_over_acceptance(1 - sine**2, accepted("auger")), 0.66696, rtol=2e-4)
 
 
 @pytest.mark.parametrize(
@@ -330,9 +326,7 @@ def test_drawing_nothing_gives_nothing():
 def test_acceptance_is_differentiable_in_its_parameters():
     def response(power, attenuation, amplitude, phase):
         zenith, azimuth = jnp.array([0.2, 0.9, 1.5]), jnp.array([0.1, 3.0, 5.0])
-        return detector.zenith_response(
-            zenith, azimuth, "attenuated", power, attenuation, [(2, amplitude, phase)]
-        )
+        return detector.zenith_response(zenith, azimuth, "attenuated", power, attenuation, [(2, amplitude, phase)])
 
     def accept(power, attenuation, amplitude, phase):
         here, terms = site("hawc", np.pi / 2), [(1, amplitude, phase)]
@@ -407,9 +401,7 @@ def test_azimuth_terms_above_one_in_sum_may_still_be_positive():
             r"no direction of site '19,0,0.01' is accepted",
         ),
         (
-            lambda: detector.integrate_acceptance(
-                lambda z, a: jnp.cos(a), site("hawc"), COARSE, subdivide=12
-            ),
+            lambda: detector.integrate_acceptance(lambda z, a: jnp.cos(a), site("hawc"), COARSE, subdivide=12),
             r"acceptance of site 'HAWC' is negative or not finite",
         ),
         (
@@ -535,9 +527,7 @@ def test_a_bad_rate_is_refused(options, message):
 def test_waves_are_largest_at_their_phases():
     """J2000.0 is noon at Greenwich; 6 hours later it is midnight 90 degrees to the East."""
     model = RateModel(diurnal=0.2, diurnal_phase=np.pi)
-    np.testing.assert_allclose(
-        model.relative_rate(jnp.array([0.0, 0.5, -0.5]), 0.0), [1.2, 0.8, 0.8], rtol=1e-12
-    )
+    np.testing.assert_allclose(model.relative_rate(jnp.array([0.0, 0.5, -0.5]), 0.0), [1.2, 0.8, 0.8], rtol=1e-12)
     np.testing.assert_allclose(
         model.relative_rate(jnp.array([0.25, -0.25, 0.75]), np.pi / 2), [0.8, 1.2, 1.2], rtol=1e-12
     )
@@ -607,9 +597,7 @@ def test_drawn_times_follow_the_rate():
     t = start + (np.arange(200 * 480) + 0.5) / 480
     solar = 2 * np.pi * (t + 0.5) + longitude
     year = 2 * np.pi / 365.2422
-    density = (1 + 0.3 * np.cos(year * (t - 20))) * (
-        1 + 0.3 * (1 + 0.9 * np.cos(year * t)) * np.cos(solar - 1.0)
-    )
+    density = (1 + 0.3 * np.cos(year * (t - 20))) * (1 + 0.3 * (1 + 0.9 * np.cos(year * t)) * np.cos(solar - 1.0))
     density[(t >= 5030) & (t < 5080)] = 0
     expected = density * num / density.sum()
     turn = lambda x: (2 * np.pi * (x + 0.5) + longitude) % (2 * np.pi)  # noqa: E731

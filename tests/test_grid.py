@@ -43,9 +43,7 @@ def test_edges_centres_and_areas():
     np.testing.assert_allclose(np.degrees(grid.right_ascension[[0, 1, -1]]), [5, 15, 355])
     np.testing.assert_array_equal(grid.sidereal_time, grid.right_ascension)
     np.testing.assert_allclose(grid.solid_angle.sum() * grid.n_ra, 4 * np.pi, rtol=1e-14)
-    np.testing.assert_allclose(
-        grid.solid_angle[-1] * 36, 2 * np.pi * (1 - np.sin(np.radians(80))), rtol=1e-12
-    )
+    np.testing.assert_allclose(grid.solid_angle[-1] * 36, 2 * np.pi * (1 - np.sin(np.radians(80))), rtol=1e-12)
 
 
 @pytest.mark.parametrize("n_ra", [6, 7])
@@ -114,9 +112,7 @@ def test_rate_seen_by_loops():
 @settings(deadline=None, max_examples=15)
 def test_the_total_can_be_summed_in_any_order(n_ra, seed):
     """sum over (tau, h) of I N A, whether first over tau, over h, or into the exposure; odd sizes too."""
-    sky, local, rate = (
-        jnp.asarray(draw(shape, seed + k)) for k, shape in enumerate([(4, n_ra), (4, n_ra), n_ra])
-    )
+    sky, local, rate = (jnp.asarray(draw(shape, seed + k)) for k, shape in enumerate([(4, n_ra), (4, n_ra), n_ra]))
     total = jnp.vdot(local, correlate(rate, sky))
     np.testing.assert_allclose(jnp.vdot(rate, rate_seen(local, sky)), total, rtol=1e-12)
     np.testing.assert_allclose(jnp.vdot(sky, correlate(rate, local)), total, rtol=1e-12)
@@ -136,9 +132,7 @@ def test_gradients():
 def test_single_precision_stays_single():
     sky, rate = jnp.asarray(draw(SMALL.shape), jnp.float32), jnp.asarray(draw(7), jnp.float32)
     assert correlate(rate, sky).dtype == rate_seen(sky, sky).dtype == jnp.float32
-    np.testing.assert_allclose(
-        correlate(rate, sky), correlate(rate.astype(float), sky.astype(float)), rtol=1e-6
-    )
+    np.testing.assert_allclose(correlate(rate, sky), correlate(rate.astype(float), sky.astype(float)), rtol=1e-6)
 
 
 def test_rings_at_their_edges():
@@ -263,15 +257,11 @@ def test_rebinned_counts_by_loops():
 
 @pytest.mark.parametrize("coarse", [RingGrid(5, 6), RingGrid(4, 5)])
 def test_a_grid_that_does_not_divide_is_refused(coarse):
-    with pytest.raises(
-        InputError, match=rf"8 x 12 cannot be summed into {coarse.n_ring} x {coarse.n_ra}: .*divide"
-    ):
+    with pytest.raises(InputError, match=rf"8 x 12 cannot be summed into {coarse.n_ring} x {coarse.n_ra}: .*divide"):
         rebin(np.zeros((8, 12)), RingGrid(8, 12), coarse)
 
 
-@pytest.mark.parametrize(
-    ("kwargs", "name"), [({"n_ring": 3}, "n_ring"), ({"n_ra": 0}, "n_ra"), ({"n_ra": -8}, "n_ra")]
-)
+@pytest.mark.parametrize(("kwargs", "name"), [({"n_ring": 3}, "n_ring"), ({"n_ra": 0}, "n_ra"), ({"n_ra": -8}, "n_ra")])
 def test_a_grid_too_small_is_refused(kwargs, name):
     with pytest.raises(InputError, match=f"{name} of a ring grid must be a whole number of at least 4"):
         RingGrid(**kwargs)

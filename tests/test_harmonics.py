@@ -131,9 +131,7 @@ def test_cell_average_in_closed_form():
     scale = np.sqrt(3 / (4 * np.pi))
     basis = ring_basis(grid, 64)
     np.testing.assert_allclose(basis[1, 0], scale * (np.sin(north) + np.sin(south)) / 2, atol=1e-13)
-    cosine = ((north - south) / 2 + (np.sin(2 * north) - np.sin(2 * south)) / 4) / (
-        np.sin(north) - np.sin(south)
-    )
+    cosine = ((north - south) / 2 + (np.sin(2 * north) - np.sin(2 * south)) / 4) / (np.sin(north) - np.sin(south))
     window = np.sin(grid.step / 2) / (grid.step / 2)
     np.testing.assert_allclose(basis[1, 1], scale * cosine * window, atol=1e-13)
     # m = 0 in closed form at any l: (2 l + 1) times the integral of P_l is P_{l+1} - P_{l-1}.
@@ -174,9 +172,7 @@ def test_orientation_of_a_synthesised_dipole():
     """Ring 0 is the south; right ascension grows along the last axis."""
     grid = RingGrid(18, 36)
     north = synthesis(dipole_to_coefficients(np.array([0.0, 0.0, 1.0])), grid)
-    np.testing.assert_allclose(
-        north, np.broadcast_to(np.sin(grid.declination)[:, None], grid.shape), atol=1e-14
-    )
+    np.testing.assert_allclose(north, np.broadcast_to(np.sin(grid.declination)[:, None], grid.shape), atol=1e-14)
     six_hours = synthesis(dipole_to_coefficients(np.array([0.0, 1.0, 0.0])), grid)
     assert np.unravel_index(np.argmax(six_hours), grid.shape)[1] in (8, 9)
 
@@ -300,9 +296,7 @@ def test_two_point_function_is_a_sum_of_legendre_polynomials():
     power = np.abs(draw(6))[:31]
     cosine = np.array([[-1.0, -0.3, 0.0], [0.2, 0.999, 1.0]])
     l = np.arange(31)
-    expected = np.einsum(
-        "l,lij->ij", (2 * l + 1) * power / (4 * np.pi), eval_legendre(l[:, None, None], cosine)
-    )
+    expected = np.einsum("l,lij->ij", (2 * l + 1) * power / (4 * np.pi), eval_legendre(l[:, None, None], cosine))
     np.testing.assert_allclose(two_point(power, cosine), expected, rtol=1e-12)
     assert two_point(np.stack([power, 2 * power]), cosine).shape == (2, 2, 3)
     np.testing.assert_allclose(two_point(np.stack([power, 2 * power]), cosine)[1], 2 * expected, rtol=1e-12)
@@ -363,9 +357,7 @@ def test_rotations_compose_and_batches_rotate_alike():
     coefficients = draw(6, batch=(2, 3))
     twice = rotate(rotate(coefficients, first), second)
     np.testing.assert_allclose(twice, rotate(coefficients, second @ first), atol=1e-12)
-    np.testing.assert_allclose(
-        rotate(coefficients[1, 2], first), rotate(coefficients, first)[1, 2], atol=1e-12
-    )
+    np.testing.assert_allclose(rotate(coefficients[1, 2], first), rotate(coefficients, first)[1, 2], atol=1e-12)
 
 
 def test_parity_turns_the_sign_of_odd_degrees():
@@ -416,9 +408,7 @@ def test_gradients():
 
     def turned(s, angle):
         c, zero = jnp.cos(angle), jnp.zeros(())
-        about_pole = jnp.array(
-            [[c, -jnp.sin(angle), zero], [jnp.sin(angle), c, zero], [zero, zero, zero + 1]]
-        )
+        about_pole = jnp.array([[c, -jnp.sin(angle), zero], [jnp.sin(angle), c, zero], [zero, zero, zero + 1]])
         return rotate(s, about_pole @ matrix)
 
     check_grads(jax.jit(turned), (coefficients, jnp.array(0.3)), order=1)
@@ -445,14 +435,10 @@ def test_vmap_is_a_batch():
 
 def test_what_cannot_be_done_is_refused():
     grid = RingGrid(20, 24)
-    with pytest.raises(
-        InputError, match=r"24 right-ascension bins is too coarse for l_max = 12: use n_ra >= 25"
-    ):
+    with pytest.raises(InputError, match=r"24 right-ascension bins is too coarse for l_max = 12: use n_ra >= 25"):
         synthesis(draw(12), grid)
     assert synthesis(draw(11), grid).shape == (20, 24)
-    with pytest.raises(
-        InputError, match="l_max = 10 cannot be analysed exactly on 20 rings: use at least 21"
-    ):
+    with pytest.raises(InputError, match="l_max = 10 cannot be analysed exactly on 20 rings: use at least 21"):
         analysis(np.zeros(grid.shape), grid, 10)
     with pytest.raises(InputError, match="12 right-ascension bins is too coarse for l_max = 8"):
         analysis(np.zeros((20, 12)), RingGrid(20, 12), 8)

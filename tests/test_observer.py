@@ -87,9 +87,7 @@ def test_legendre_coefficients_of_the_factor(beta, dipole, quadrupole):
 
     factor = compton_getting_factor(direction, jnp.array([0.0, 0.0, beta]), 2.7)
 
-    moments = (
-        np.polynomial.legendre.legvander(cosine, 2).T @ (weight * factor) * np.array([1 / 2, 3 / 2, 5 / 2])
-    )
+    moments = np.polynomial.legendre.legvander(cosine, 2).T @ (weight * factor) * np.array([1 / 2, 3 / 2, 5 / 2])
     np.testing.assert_allclose(moments[1] / moments[0], dipole, rtol=1e-11)
     np.testing.assert_allclose(moments[2] / moments[0], quadrupole, rtol=1e-6)
 
@@ -147,9 +145,7 @@ def test_solar_motion_against_the_local_standard_of_rest():
     np.testing.assert_allclose(velocity, expected, rtol=1e-12)
     np.testing.assert_allclose(np.linalg.norm(velocity) * C_KM_S, 18.044, atol=1e-3)
     np.testing.assert_allclose(np.degrees(angles(velocity)), [267.058, 23.097], atol=1e-3)
-    np.testing.assert_allclose(
-        compton_getting_dipole(velocity, 2.7), [-0.1335e-4, -2.5986e-4, 1.1098e-4], atol=2e-8
-    )
+    np.testing.assert_allclose(compton_getting_dipole(velocity, 2.7), [-0.1335e-4, -2.5986e-4, 1.1098e-4], atol=2e-8)
 
 
 def test_standard_solar_motion():
@@ -172,9 +168,7 @@ def test_motion_through_the_interstellar_gas(flow, speed, apex, amplitude):
     velocity = np.asarray(interstellar_velocity(flow))
     _, longitude, latitude = INTERSTELLAR_FLOWS[flow]
     ecliptic = SkyCoord(longitude * u.deg, latitude * u.deg, frame=BarycentricMeanEcliptic)
-    np.testing.assert_allclose(
-        velocity, speed / C_KM_S * ecliptic.icrs.cartesian.xyz.value, atol=2e-7 * speed / C_KM_S
-    )
+    np.testing.assert_allclose(velocity, speed / C_KM_S * ecliptic.icrs.cartesian.xyz.value, atol=2e-7 * speed / C_KM_S)
     np.testing.assert_allclose(np.degrees(angles(velocity)), apex, atol=0.01)
     np.testing.assert_allclose(np.linalg.norm(compton_getting_dipole(velocity, 2.7)), amplitude, atol=1e-6)
 
@@ -227,9 +221,7 @@ def test_intensity_is_highest_where_astropy_moves_the_earth_to():
     speed = np.linalg.norm(beta, axis=1, keepdims=True)
 
     np.testing.assert_allclose(orbital_intensity(beta / speed, days, 2.7) - 1, 4.7 * speed[:, 0], rtol=1.5e-3)
-    np.testing.assert_allclose(
-        1 - orbital_intensity(-beta / speed, days, 2.7), 4.7 * speed[:, 0], rtol=1.5e-3
-    )
+    np.testing.assert_allclose(1 - orbital_intensity(-beta / speed, days, 2.7), 4.7 * speed[:, 0], rtol=1.5e-3)
 
 
 def test_amplitudes_of_the_orbital_dipole_over_a_year():
@@ -291,8 +283,7 @@ def test_events_and_times_are_paired_not_crossed():
     with jax.numpy_rank_promotion("raise"):
         together = orbital_intensity(direction, days, 2.7)
         each = [
-            compton_getting_factor(n, earth_velocity(t), 2.7)
-            for n, t in zip(np.asarray(direction), days, strict=True)
+            compton_getting_factor(n, earth_velocity(t), 2.7) for n, t in zip(np.asarray(direction), days, strict=True)
         ]
         np.testing.assert_allclose(together, each, rtol=1e-14)
         assert jax.eval_shape(orbital_intensity, direction, days[0], 2.7).shape == (6,)

@@ -101,9 +101,7 @@ def test_galactic_plane_has_zero_latitude_and_does_not_cross_the_map():
     np.testing.assert_allclose(latitude, 0, atol=1e-6)
     assert np.max(np.abs(np.diff(x))[drawn[1:]]) < 0.1
     centre = SkyCoord(0 * u.deg, 0 * u.deg, frame="galactic").icrs
-    np.testing.assert_allclose(
-        lines["Galactic centre"][0], [np.pi - centre.ra.rad, centre.dec.rad], atol=1e-7
-    )
+    np.testing.assert_allclose(lines["Galactic centre"][0], [np.pi - centre.ra.rad, centre.dec.rad], atol=1e-7)
 
 
 def test_unexposed_sky_is_light_grey_and_zero_is_not():
@@ -178,9 +176,7 @@ def test_wrong_edges_and_limits_are_refused():
 
 
 @pytest.mark.parametrize("latitude", [AUGER, 0.33])
-@pytest.mark.parametrize(
-    ("dec", "hour_angle"), [(-2.5, -45), (-2.5, 45), (17.5, 0), (-47.5, 30), (12.5, -20)]
-)
+@pytest.mark.parametrize(("dec", "hour_angle"), [(-2.5, -45), (-2.5, 45), (17.5, 0), (-47.5, 30), (12.5, -20)])
 def test_local_cell_appears_where_erfa_sees_it(latitude, dec, hour_angle):
     """North up, East to the left; erfa.hd2ae: hour angle westwards, azimuth from North through East."""
     fine = RingGrid(36, 144)
@@ -326,9 +322,7 @@ def test_ellipses_hold_68_and_95_percent():
     figure.canvas.draw()
     scale = axes.transData.transform([[0, 0], [1, 1]])
     np.testing.assert_allclose(*(scale[1] - scale[0]), rtol=1e-3)
-    inside = axes.transAxes.inverted().transform(
-        axes.transData.transform(np.concatenate([[[0, 0]], *outlines]))
-    )
+    inside = axes.transAxes.inverted().transform(axes.transData.transform(np.concatenate([[[0, 0]], *outlines])))
     assert inside.min() > 0
     assert inside.max() < 1
 

@@ -32,9 +32,7 @@ def test_smoothing_is_the_sum_over_the_part_of_each_cell_in_the_disc(shape, degr
     seen = background > 0
     expected = np.sum(part * counts, axis=(1, 2)) / np.sum(part * background, axis=(1, 2), initial=1e-30) - 1
 
-    smooth = smooth_sky(
-        counts, background, grid.declination, grid.right_ascension, float(np.radians(degrees)), 0.0
-    )
+    smooth = smooth_sky(counts, background, grid.declination, grid.right_ascension, float(np.radians(degrees)), 0.0)
 
     np.testing.assert_array_equal(np.isnan(smooth), ~seen)
     np.testing.assert_allclose(smooth[seen], expected.reshape(shape)[seen], atol=0.01)
