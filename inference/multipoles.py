@@ -66,7 +66,7 @@ class RingModes(eqx.Module):
         return _dot(cosine.T, self.sky_cosine) + _dot(sine.T, self.sky_sine)
 
 
-def _dot(a: Array, b: Array) -> Array:
+def _dot(a: AnyArray, b: AnyArray) -> Array:
     """Matrix product in full precision: accelerators otherwise round 32-bit inputs to 10 bits."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
@@ -305,7 +305,7 @@ def derivatives(block: Block, coefficients: Float[AnyArray, " param"], shift: Fl
     return Derivatives(g_t, g_c, h_tt, h_ct, h_cc)
 
 
-def _einsum(pattern: str, *arrays: Array) -> Array:
+def _einsum(pattern: str, *arrays: AnyArray) -> Array:
     return jnp.einsum(pattern, *arrays, precision=jax.lax.Precision.HIGHEST)
 
 

@@ -361,7 +361,7 @@ def describe(summary: dict) -> list[str]:
         f"{number(summary['test_statistic'], '.1f', 1)} for {summary['degrees_of_freedom']:.3g} degrees of freedom, "
         f"log10 p {number(summary['log10_p'], '.2f', 1)})"
     )
-    if summary["livetime_inflation"] > 1.01:
+    if (summary["livetime_inflation"] or 1.0) > 1.01:
         dead = sum(c["dead_bins"] for c in summary["configurations"])
         lines.append(
             f"livetime         uneven, {dead} dead time bins: errors {summary['livetime_inflation']:.2f} times those of "

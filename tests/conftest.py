@@ -6,7 +6,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 from jaxtyping import install_import_hook
 
-install_import_hook(["diffcr"], "beartype.beartype")
+install_import_hook(["diffcr"], "checker.check")
 
 import jax
 import pytest

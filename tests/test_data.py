@@ -165,9 +165,7 @@ def test_file_says_what_it_holds(full, contents):
     assert json.loads(data.attrs["inputs"])[0]["sha256"] == "00"
 
 
-@pytest.mark.parametrize(
-    "target", [(os, "replace"), (xr.Dataset, "to_netcdf")], ids=["rename", "in the middle"]
-)
+@pytest.mark.parametrize("target", [(os, "replace"), (xr.Dataset, "to_netcdf")], ids=["rename", "in the middle"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_failed_save_leaves_the_older_file_and_no_other(full, tmp_path, monkeypatch, target, error):
     path = tmp_path / "counts.nc"
@@ -178,9 +176,7 @@ def test_failed_save_leaves_the_older_file_and_no_other(full, tmp_path, monkeypa
 
     monkeypatch.setattr(*target, fail)
     wanted = InputError if isinstance(error, OSError) else KeyboardInterrupt
-    match = (
-        "counts.nc: cannot be written .*No space left.*choose another -o" if wanted is InputError else None
-    )
+    match = "counts.nc: cannot be written .*No space left.*choose another -o" if wanted is InputError else None
     with pytest.raises(wanted, match=match):
         full.save(path)
     assert [p.name for p in tmp_path.iterdir()] == ["counts.nc"]
@@ -201,9 +197,7 @@ def test_unreadable_files_are_refused(full, tmp_path):
         load_counts(tmp_path)
     for length in (0, 7, 600, len(whole) // 3, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(
-            InputError, match=r"counts.nc: not a readable NetCDF file .*copy it again or repeat"
-        ):
+        with pytest.raises(InputError, match=r"counts.nc: not a readable NetCDF file .*copy it again or repeat"):
             load_counts(path)
 
 
@@ -288,14 +282,10 @@ def test_parts_of_one_configuration_add_up_to_the_whole(table, weighted):
 
 def test_labels_decide_what_is_added_not_their_order(table):
     """The same labels in another order land in their own places; new ones stand behind."""
-    one = counts_of(
-        table, sites=("hawc", "auger"), energies=("low", "mid", "high"), epochs=("first", "second")
-    )
+    one = counts_of(table, sites=("hawc", "auger"), energies=("low", "mid", "high"), epochs=("first", "second"))
     place = table["place"]
     other = table | {"place": np.array([1 - place[0], 2 - place[1], place[2]])}
-    two = counts_of(
-        other, sites=("auger", "hawc"), energies=("high", "mid", "low"), epochs=("second", "third")
-    )
+    two = counts_of(other, sites=("auger", "hawc"), energies=("high", "mid", "low"), epochs=("second", "third"))
     both = combine([one, two])
     assert [s.name for s in both.sites] == ["HAWC", "Auger"]
     assert both.energies == ("low", "mid", "high")

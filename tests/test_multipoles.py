@@ -1,0 +1,209 @@
+"""The band-limited likelihood: its derivatives, its maximum, and the information against tables and dense sums."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import asimov, dipole_sky, drawn
+from jax.test_util import check_grads
+from scipy import optimize
+
+from diffcr.detector import acceptance, rate, site
+from diffcr.grid import RingGrid
+from diffcr.harmonics import synthesis
+from diffcr.inference.likelihood import conditional_difference, form_marginals, second_order
+from diffcr.inference.multipoles import (
+    band_limited,
+    derivatives,
+    expected_information,
+    free_multipoles,
+    make_block,
+    maximise,
+    ring_modes,
+    with_moments,
+)
+
+GRID = RingGrid(12, 24)
+SITE = site("-20,30,60")
+LOCAL = np.asarray(acceptance(SITE, GRID, power=2.0, azimuth_terms=[(1, 0.1, 1.0)]))
+RATE = np.asarray(rate(GRID, 2e4, harmonics=[(1, 0.2, 1.0), (3, 0.1, 0.2)]))
+COUNTS = drawn(SITE, GRID, LOCAL, RATE, dipole_sky(GRID, (0.05, -0.08)), seed=4)
+
+
+def block_of(l_max=2, rotation=0.0, groups=24):
+    data = form_marginals(COUNTS.n_sky[0, 0, 0], COUNTS.n_time[0, 0, 0], COUNTS.n_local[0, 0, 0], groups)
+    return make_block(data, ring_modes(GRID, data.rings, *free_multipoles(l_max), rotation), groups)
+
+
+def test_basis_is_that_of_the_harmonics_and_turns_with_the_frame():
+    """The sky of the common frame, seen at right ascensions larger by the rotation."""
+    degree, order = free_multipoles(3)
+    theta = np.random.default_rng(0).standard_normal(len(degree))
+    full = np.zeros(16)
+    full[degree**2 + degree + order] = theta
+    expected = np.asarray(synthesis(full, GRID, cell_average=True))
+    modes = ring_modes(GRID, tuple(range(12)), degree, order)
+    np.testing.assert_allclose(modes.sky(theta), expected, atol=1e-13)
+    turned = ring_modes(GRID, tuple(range(12)), degree, order, 2 * GRID.step)
+    np.testing.assert_allclose(turned.sky(theta), np.roll(expected, 2, axis=1), atol=1e-13)
+
+
+def test_first_two_multipoles_are_the_equatorial_dipole():
+    degree, order = free_multipoles(4)
+    assert list(zip(degree[:2], order[:2], strict=True)) == [(1, -1), (1, 1)]
+    assert len(degree) == 4 * 5 and 0 not in order
+    degree, order = free_multipoles(2, declination_structure=True)
+    assert len(degree) == 8 and list(order[:2]) == [-1, 1]
+
+
+@pytest.mark.parametrize("l_max", [1, 3])
+def test_equals_the_general_difference_form(l_max):
+    block = block_of(l_max)
+    rng = np.random.default_rng(1)
+    theta = 0.05 * rng.standard_normal(len(block.linear))
+    rho = 0.1 * rng.standard_normal(24)
+    ours = band_limited(block, theta, block.rate_modes @ rho) - jnp.sum(block.group_counts * second_order(rho))
+    # The general form leaves the scale of the rate free; ours pins it by a term that vanishes at the maximum.
+    pin = 0.5 * float(block.data.total) * float(block.data.rate @ rho) ** 2
+    general = conditional_difference(block.modes.sky(theta), jnp.asarray(rho), block.data)
+    np.testing.assert_allclose(ours + pin, general, rtol=1e-10)
+
+
+def test_written_out_derivatives_equal_automatic_ones():
+    block = with_moments(block_of(2, rotation=0.3), jnp.array([300.0, -200.0]), jnp.array([5000.0, 100.0]), 0.3)
+    rng = np.random.default_rng(2)
+    theta, shift = 0.03 * rng.standard_normal(6), 0.02 * rng.standard_normal(5)
+    d = derivatives(block, theta, shift)
+
+    def objective(z):
+        return band_limited(block, z[:6], z[6:])
+
+    point = jnp.concatenate([theta, shift])
+    gradient, hessian = jax.grad(objective)(point), jax.hessian(objective)(point)
+    np.testing.assert_allclose(jnp.concatenate([d.g_t, d.g_c]), gradient, rtol=1e-9, atol=1e-8)
+    ours = jnp.block([[d.h_tt, d.h_ct.T], [d.h_ct, d.h_cc]])
+    np.testing.assert_allclose(ours, hessian, rtol=1e-9, atol=1e-7)
+    check_grads(jax.jit(lambda z: objective(z) / 1e3), (point,), order=1, modes=["rev"], rtol=1e-5)
+
+
+def scipy_maximum(block, groups):
+    """Multipoles and rates together by scipy's trust-region Newton on the general form; (maximum, Hessian)."""
+
+    @jax.jit
+    def negative(z):
+        rho = jnp.repeat(z[2:], 24 // groups)
+        return -conditional_difference(block.modes.sky(z[:2]), rho, block.data)
+
+    @jax.jit
+    def pinned(z):
+        # The scale of the rate is a null direction; a multiple of its square changes no maximum.
+        rho = jnp.repeat(z[2:], 24 // groups)
+        return negative(z) + 0.5 * block.data.total * jnp.dot(block.data.rate, rho) ** 2
+
+    start = np.zeros(2 + groups)
+    derivatives_of = {"jac": jax.jit(jax.grad(pinned)), "hess": jax.jit(jax.hessian(pinned))}
+    found = optimize.minimize(pinned, start, method="trust-exact", options={"gtol": 1e-6}, **derivatives_of)
+    return found, np.asarray(jax.hessian(negative)(found.x))
+
+
+def test_maximum_is_the_one_scipy_finds_over_all_parameters():
+    """2 multipoles and 24 rates on the general form: same sky, same gain, same curvature."""
+    block = block_of(1)
+    best = jax.jit(maximise)((block,), jnp.zeros(2))
+    found, hessian = scipy_maximum(block, 24)
+    np.testing.assert_allclose(best.coefficients, found.x[:2], atol=2e-7)
+    np.testing.assert_allclose(best.gain, -found.fun, atol=1e-7)
+    schur = hessian[:2, :2] - hessian[:2, 2:] @ np.linalg.pinv(hessian[2:, 2:], rcond=1e-10) @ hessian[2:, :2]
+    np.testing.assert_allclose(best.information, schur, rtol=1e-5)
+    assert best.positive and best.decrement < 1e-9
+
+
+def test_rates_in_groups_are_the_rates_of_a_coarser_clock():
+    """Four groups of six bins."""
+    block = block_of(1, groups=4)
+    best = jax.jit(maximise)((block,), jnp.zeros(2))
+    assert best.rate_shifts[0].shape == (4,)
+    found, _ = scipy_maximum(block, 4)
+    np.testing.assert_allclose(best.coefficients, found.x[:2], atol=2e-7)
+
+
+def test_epochs_of_one_shape_side_by_side_fit_like_blocks_of_different_shape():
+    """Two blocks, once stacked (equal shapes) and once not (one has a ring more that sees nothing new)."""
+    one, two = block_of(1), block_of(1)
+    both = jax.jit(maximise)((one, two), jnp.zeros(2))
+    alone = jax.jit(maximise)((one,), jnp.zeros(2))
+    np.testing.assert_allclose(both.coefficients, alone.coefficients, rtol=1e-8)
+    np.testing.assert_allclose(both.information, 2 * alone.information, rtol=1e-8)
+    coarser = block_of(1, groups=12)
+    mixed = jax.jit(maximise)((one, coarser, two), jnp.zeros(2))
+    assert [r.shape for r in mixed.rate_shifts] == [(24,), (12,), (24,)]
+
+
+# PHYSICS of the errors: sigma sqrt(N) for acceptance and rate free, computed analytically elsewhere from
+# 1 / sqrt((<cos^2 dec> - |c_0|^2) / 2); the pole's 2.2067 is sqrt(2 / <cos^2 dec>) in closed form.
+TABLE = [
+    ("auger", {}, None, 2.374),
+    ("auger", {}, 60.0, 2.759),
+    ("hawc", {}, None, 3.086),
+    ("30.1,90,60", {"power": 2.0}, None, 2.988),
+    ("icecube", {}, None, 2.2067),
+]
+
+
+@pytest.mark.parametrize(("name", "model", "cut", "expected"), TABLE)
+def test_error_of_the_dipole_is_that_of_the_table(name, model, cut, expected):
+    """Asimov data: score zero, curvature as tabulated, both components alike."""
+    grid = RingGrid(90, 180)
+    place = site(name, None if cut is None else np.radians(cut))
+    local = np.asarray(acceptance(place, grid, **model))
+    flat = np.full(180, 1 / 180)
+    rings = tuple(int(r) for r in np.flatnonzero(local.sum(axis=1) > 0))
+    modes = ring_modes(grid, rings, *free_multipoles(1))
+    information = expected_information(local[list(rings)], flat, modes) * 4 * np.pi / 3
+    np.testing.assert_allclose(1 / np.sqrt(np.diag(information)), expected, rtol=3e-3)
+    assert abs(information[0, 1]) < 1e-3 * information[0, 0]
+    counts = asimov(place, grid, local, flat * 1e6, np.ones(grid.shape))
+    data = form_marginals(counts.n_sky[0, 0, 0], counts.n_time[0, 0, 0], counts.n_local[0, 0, 0])
+    best = jax.jit(maximise)((make_block(data, modes, 180),), jnp.zeros(2))
+    np.testing.assert_allclose(best.coefficients, 0, atol=1e-9)
+    np.testing.assert_allclose(np.asarray(best.information) * 4 * np.pi / 3 / 1e6, information, rtol=1e-6, atol=1e-12)
+
+
+def test_many_free_multipoles_cost_what_the_table_says():
+    """IceCube alone: sigma sqrt(N) of the dipole 10.5 with l <= 2 and 70 with l <= 3 free; with HAWC 3.53 (l <= 2)."""
+    grid = RingGrid(90, 180)
+    flat = np.full(180, 1 / 180)
+
+    def error(names, l_max):
+        total = 0
+        for name, power in names:
+            local = np.asarray(acceptance(site(name), grid, power=power))
+            rings = tuple(int(r) for r in np.flatnonzero(local.sum(axis=1) > 0))
+            total = total + expected_information(
+                local[list(rings)], flat, ring_modes(grid, rings, *free_multipoles(l_max))
+            )
+        covariance = np.linalg.inv(total / len(names))
+        return np.sqrt(covariance[1, 1] / (4 * np.pi / 3))
+
+    np.testing.assert_allclose(error([("icecube", 1.0)], 2), 10.5, rtol=0.02)
+    np.testing.assert_allclose(error([("icecube", 1.0)], 3), 70, rtol=0.05)
+    np.testing.assert_allclose(error([("hawc", 4.0)], 2), 3.63, rtol=0.02)
+    np.testing.assert_allclose(error([("hawc", 4.0)], 4), 5.04, rtol=0.02)
+    np.testing.assert_allclose(error([("hawc", 4.0), ("icecube", 1.0)], 2), 3.53, rtol=0.1)
+
+
+def test_moments_of_the_events_replace_cell_averages_consistently():
+    """Moments computed from the cells themselves change the estimate by the width of the cells only."""
+    block = block_of(1)
+    n_sky, n_local = COUNTS.n_sky[0, 0, 0], COUNTS.n_local[0, 0, 0]
+    modes = ring_modes(GRID, tuple(range(12)), *free_multipoles(1))
+    norm = np.sqrt(3 / (4 * np.pi))
+    north, east = (np.asarray(modes.sky(e)) / norm for e in (np.array([0.0, 1.0]), np.array([1.0, 0.0])))
+    smear = np.sinc(1 / 24)
+    flat = np.hypot(north, east)[:, :1] / smear
+    local = [np.sum(n_local * flat * f(GRID.hour_angle)) for f in (np.cos, np.sin)]
+    moved = with_moments(block, jnp.array([np.sum(n_sky * north), np.sum(n_sky * east)]), jnp.array(local), 0.0)
+    np.testing.assert_allclose(moved.linear, 0, atol=1e-8 * float(block.data.total))
+    np.testing.assert_allclose(moved.bilinear, 0, atol=1e-8 * float(block.data.total))
+    unknown = with_moments(block, jnp.array([np.nan, np.nan]), jnp.array([np.nan, np.nan]), 0.0)
+    assert not np.any(unknown.linear)
