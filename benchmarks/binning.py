@@ -29,7 +29,7 @@ from diffcr.inference import BinningOptions, EventReader, Simulation, simulate_e
 from diffcr.inference.binning import bin_chunks, bin_events
 from diffcr.inference.events import EventChunk
 
-from diffcr.detector import site
+from diffcr.site import site
 
 
 def reference(days, ra, dec, longitude):

@@ -21,8 +21,10 @@ jax.config.update("jax_enable_x64", True)
 from diffcr.inference.calibration import Toys, dipole_toys
 
 import diffcr
-from diffcr.detector import acceptance, rate, site
+from diffcr.detector import acceptance
 from diffcr.grid import RingGrid
+from diffcr.rate import rate
+from diffcr.site import site
 
 DETECTORS = {
     "auger-like": {"site": "auger", "power": 1.0, "events": 3e4, "dipole": (-0.012, 0.055)},

@@ -21,8 +21,10 @@ jax.config.update("jax_enable_x64", True)
 from diffcr.inference.likelihood import form_marginals, joint_log_likelihood
 
 from diffcr.counts import expected_counts
-from diffcr.detector import acceptance, rate, site
+from diffcr.detector import acceptance
 from diffcr.grid import RingGrid
+from diffcr.rate import rate
+from diffcr.site import site
 
 
 def timed(function, arguments, repeat: int) -> float:

@@ -21,3 +21,10 @@ def require_float64(what: str) -> None:
         raise RuntimeError(
             f"{what} needs 64-bit floats: call jax.config.update('jax_enable_x64', True) before anything else"
         )
+
+
+def is_known(value) -> bool:
+    """Whether a value can be looked at, and so checked: not while JAX traces it."""
+    import jax
+
+    return not isinstance(value, jax.core.Tracer)

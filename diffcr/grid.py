@@ -6,7 +6,6 @@ circular correlation along one ring, done by FFT. The grid lives in the equator 
 """
 
 import equinox as eqx
-import healpy
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
@@ -144,6 +143,8 @@ def from_healpix(
         InputError: If the map is not a whole HEALPix map, holds non-finite or unseen pixels, or subdivide is no
             power of two.
     """
+    import healpy  # brings the whole of matplotlib, and only for maps in HEALPix
+
     counts = np.asarray(counts, dtype=float)
     if not healpy.isnpixok(counts.shape[-1]):
         raise InputError(f"a HEALPix map has 12 nside^2 pixels, not {counts.shape[-1]}; check the file and its column")
@@ -186,6 +187,8 @@ def interpolate(sky: np.ndarray, grid: RingGrid, declination: np.ndarray, right_
 
 def to_healpix(sky: np.ndarray, grid: RingGrid, nside: int) -> np.ndarray:
     """Intensive map on the ring grid -> HEALPix map in RING order, by bilinear interpolation."""
+    import healpy
+
     theta, phi = healpy.pix2ang(nside, np.arange(healpy.nside2npix(nside)))
     return interpolate(np.asarray(sky), grid, np.pi / 2 - theta, phi)
 

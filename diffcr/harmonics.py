@@ -21,7 +21,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float, Int
 
-from .errors import InputError
+from .errors import InputError, is_known
 from .grid import RingGrid
 
 AnyArray = Array | np.ndarray
@@ -124,7 +124,7 @@ def analysis(sky: Float[AnyArray, "*batch ring ra"], grid: RingGrid, l_max: int)
             f"{2 * l_max + 1} rings, or l_max <= {(grid.n_ring - 1) // 2}"
         )
     _require_bins(grid, l_max)
-    if not isinstance(sky, jax.core.Tracer):
+    if is_known(sky):
         bad = np.argwhere(~np.isfinite(np.asarray(sky)))
         if len(bad):
             raise InputError(
@@ -169,7 +169,7 @@ def rotate(
         InputError: If the matrix is not orthogonal to 1e-5.
     """
     coefficients, matrix = _floats(coefficients), _floats(matrix)
-    if not isinstance(matrix, jax.core.Tracer):
+    if is_known(matrix):
         deviation = np.max(np.abs(np.asarray(matrix) @ np.asarray(matrix).T - np.eye(3)))
         if not deviation < 1e-5:
             raise InputError(

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from diffcr.detector import Site
 from diffcr.errors import InputError
 from diffcr.grid import RingGrid
+from diffcr.site import Site
 
 from .cells import Cells, locate, orbital_weights
 from .data import Counts

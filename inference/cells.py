@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 from diffcr.clock import equation_of_the_equinoxes, local_turns
-from diffcr.detector import Site
 from diffcr.grid import ROUNDING, RingGrid
 from diffcr.observer import compton_getting_factor
+from diffcr.site import Site
 from diffcr.sky import (
     aberration,
     apparent_matrix,

@@ -185,9 +185,8 @@ def demo(output: Output = Path("diffcr-demo")) -> None:
         "\nThe first harmonic trusts that the exposure is even in right ascension; the fit does not, which costs it\n"
         "precision. The dipole is larger than the harmonic by 1/<cos dec>, which is 1.28 here."
     )
-    print(
-        f"\nresults          {output / 'fit.json'}\npictures         {output / 'panel.png'} and {len(_pictures(output)) - 1} more there"
-    )
+    print(f"\nresults          {output / 'fit.json'}")
+    print(f"pictures         {output / 'panel.png'} and {len(_pictures(output)) - 1} more there")
     print("next             diffcr fit EVENTS --site NAME -o DIR   (diffcr fit --help)")
     _exit_by(summary)
 
@@ -244,6 +243,8 @@ def fit(
 
     _require_folder(output)
     prior_power = _numbers(prior_cl, "--prior-cl")
+    if prior_power is not None and lmax == 1:
+        raise InputError("--prior-cl has no effect on the dipole, whose prior is flat; raise --lmax, or leave it out")
     options = _binning(
         grid,
         time_frame,
@@ -400,8 +401,8 @@ def simulate(
 
     Example: [bold]diffcr simulate --site hawc --events 1e9 --dipole 0.0008,0.0006 --seed 1 -o counts.nc[/bold]
     """
-    from diffcr.detector import RateModel
-    from diffcr.detector import site as find_site
+    from diffcr.rate import RateModel
+    from diffcr.site import site as find_site
 
     from .simulate import Simulation, simulate_counts, simulate_event_list
 
@@ -458,7 +459,7 @@ def unblind(
 ) -> None:
     """Undo --blind; the counts file records that it was done, and when.
 
-    Example: [bold]diffcr unblind results/counts.nc --key SECRET -o unblinded.nc && diffcr fit unblinded.nc -o open[/bold]
+    Example: [bold]diffcr unblind results/counts.nc --key SECRET -o unblinded.nc[/bold]
     """
     from .blinding import unblind as open_up
     from .data import load_counts
@@ -551,9 +552,10 @@ def _exit_by(summary: dict) -> None:
     if not summary["converged"]:
         gain = summary["remaining_gain"]
         left = "an unknown amount" if gain is None else f"{gain:.2g}"
+        remedy = "add data" if summary["lmax"] == 1 else "lower --lmax, add data or give --prior-cl"
         raise FitError(
             f"the fit did not converge: {left} left to gain in ln L after {summary['num_steps']} steps; "
-            "lower --lmax, add data or give --prior-cl; results were written"
+            f"{remedy}; results were written"
         )
 
 

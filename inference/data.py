@@ -9,9 +9,9 @@ import numpy as np
 import xarray as xr
 
 from diffcr.clock import TIME_FRAMES
-from diffcr.detector import Site
 from diffcr.errors import InputError
 from diffcr.grid import RingGrid
+from diffcr.site import Site
 
 FORMAT_VERSION = 1
 MARGINALS = ("n_sky", "n_time", "n_local", "n_half")
@@ -102,9 +102,7 @@ class Counts:
         if self.num_events.shape != lead or np.any((self.num_events <= 0) & (totals > 0)):
             raise InputError("num_events does not fit n_time; bin the events again")
         if self.time_frame not in TIME_FRAMES:
-            raise InputError(
-                f"unknown time frame {self.time_frame!r}: choose one of {', '.join(TIME_FRAMES)}"
-            )
+            raise InputError(f"unknown time frame {self.time_frame!r}: choose one of {', '.join(TIME_FRAMES)}")
 
     @property
     def weighted(self) -> bool:
@@ -153,9 +151,7 @@ class Counts:
         data |= {name.replace("n_", "w2_"): (_LEAD + _DIMENSIONS[name], v) for name, v in self.w2.items()}
         data |= {name: (_LEAD, getattr(self, name)) for name in ("num_events", "mean_epoch", "livetime")}
         data["moments"] = ((*_LEAD, "frame", "component"), self.moments)
-        degrees = {
-            name: ("observatory", np.degrees([getattr(s, name) for s in self.sites])) for name in _SITE
-        }
+        degrees = {name: ("observatory", np.degrees([getattr(s, name) for s in self.sites])) for name in _SITE}
         dataset = xr.Dataset(data | degrees, coords=self._coordinates(), attrs=self._attributes())
         units = {"latitude": "degree", "longitude": "degree", "zenith_max": "degree", "zenith_min": "degree"}
         for name, unit in (units | {"mean_epoch": "Julian year", "livetime": "day"}).items():
@@ -168,9 +164,7 @@ class Counts:
             dataset.to_netcdf(part, engine="h5netcdf", encoding=packed)
             os.replace(part, path)
         except OSError as error:
-            raise InputError(
-                f"{path}: cannot be written ({error}); choose another -o or free some space"
-            ) from error
+            raise InputError(f"{path}: cannot be written ({error}); choose another -o or free some space") from error
         finally:
             part.unlink(missing_ok=True)
         return path
@@ -252,9 +246,7 @@ def load_counts(path: str | os.PathLike) -> Counts:
         raise InputError(
             f"{path}: its contents are not as `diffcr bin` writes them ({error}); repeat `diffcr bin`"
         ) from error
-    raise InputError(
-        f"{path}: format version {version}, this diffcr reads up to {FORMAT_VERSION}; update diffcr"
-    )
+    raise InputError(f"{path}: format version {version}, this diffcr reads up to {FORMAT_VERSION}; update diffcr")
 
 
 def _from_dataset(dataset: xr.Dataset) -> Counts:
@@ -266,9 +258,7 @@ def _from_dataset(dataset: xr.Dataset) -> Counts:
         for i, name in enumerate(dataset["observatory"].values)
     )
     squares = {
-        name: dataset[name.replace("n_", "w2_")].values
-        for name in MARGINALS
-        if name.replace("n_", "w2_") in dataset
+        name: dataset[name.replace("n_", "w2_")].values for name in MARGINALS if name.replace("n_", "w2_") in dataset
     }
     inputs, history = tuple(json.loads(dataset.attrs["inputs"])), json.loads(dataset.attrs["history"])
     if not isinstance(history, dict) or not all(isinstance(entry, dict) for entry in inputs):
@@ -355,18 +345,14 @@ def _differs(one: Site, other: Site) -> bool:
 def _check_compatible(first: Counts, other: Counts) -> None:
     if first.grid.shape != other.grid.shape:
         one, two = ("{} x {}".format(*c.grid.shape) for c in (first, other))
-        raise InputError(
-            f"counts on different grids, {one} and {two}, cannot be joined; bin both with one --grid"
-        )
+        raise InputError(f"counts on different grids, {one} and {two}, cannot be joined; bin both with one --grid")
     if first.time_frame != other.time_frame:
         raise InputError(
             f"counts in different time frames, {first.time_frame} and {other.time_frame}, cannot be joined; "
             "bin both with one --time-frame"
         )
     if first.history.get("blind") != other.history.get("blind"):
-        raise InputError(
-            "one of the counts is blinded, or with another key; blind all with one key, or unblind"
-        )
+        raise InputError("one of the counts is blinded, or with another key; blind all with one key, or unblind")
     if first.history.get("orbital_removed") != other.history.get("orbital_removed"):
         raise InputError(
             "the Earth's orbital motion was removed from one of the counts only, or with another index; "

@@ -1,6 +1,7 @@
 """Epochs: one detector configuration each. Reading their table, and whether two may be merged."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,9 @@ from diffcr.errors import InputError
 
 from .data import MARGINALS, Counts
 from .dipole import log10_p_value
+
+_MJD = (15020.0, 161117.0)
+"""Years 1900 and 2300."""
 
 
 def read_epochs(path: str | Path) -> tuple[tuple[str, float, float], ...]:
@@ -41,7 +45,7 @@ def read_epochs(path: str | Path) -> tuple[tuple[str, float, float], ...]:
     if not epochs:
         raise InputError(f"{path}: the table of epochs has no row")
     ordered = sorted(epochs, key=lambda e: e[1])
-    for (one, _, end), (two, start, _) in zip(ordered, ordered[1:], strict=False):
+    for (one, _, end), (two, start, _) in itertools.pairwise(ordered):
         if start < end:
             raise InputError(f"{path}: epochs {one!r} and {two!r} overlap; every event must belong to one epoch")
     if len({label for label, _, _ in epochs}) < len(epochs):
@@ -50,17 +54,18 @@ def read_epochs(path: str | Path) -> tuple[tuple[str, float, float], ...]:
 
 
 def _moment(text, path: Path, row: int, column: str) -> float:
+    """Days since J2000.0 of an ISO date or an MJD; a number that is no MJD of our time, such as a year, is refused."""
+    wrong = InputError(f"{path}: {column} = {text!r} in row {row} is neither a date (2012-05-15) nor an MJD")
     try:
-        return float(text) - 51544.5
+        number = float(text)
     except (TypeError, ValueError):
-        pass
-    try:
-        stamp = pd.to_datetime(text, utc=True)
-        return stamp.timestamp() / 86400 - 10957.5
-    except (TypeError, ValueError):
-        raise InputError(
-            f"{path}: {column} = {text!r} in row {row} is neither a date (2012-05-15) nor an MJD"
-        ) from None
+        try:
+            return pd.to_datetime(text, utc=True, format="ISO8601").timestamp() / 86400 - 10957.5
+        except (TypeError, ValueError):
+            raise wrong from None
+    if not _MJD[0] <= number <= _MJD[1]:  # an empty field is NaN
+        raise wrong
+    return number - 51544.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,9 +172,9 @@ def merge_epochs(counts: Counts, force: bool = False) -> Counts:
         test = merge_test(fit(counts))
         verdict = "would be allowed by" if test.allowed else "is excluded by"
         raise InputError(
-            f"epochs {', '.join(counts.epochs)} are different detector configurations and are not merged: one acceptance "
-            f"for all {verdict} a likelihood-ratio test (TS = {test.test_statistic:.1f} for {test.degrees_of_freedom} "
-            f"degrees of freedom, log10 p = {test.log10_p:.2f}); keep them apart, as the fit does, or force the merge"
+            f"epochs {', '.join(counts.epochs)} are different detector configurations and are not merged: one "
+            f"acceptance for all {verdict} a likelihood-ratio test (TS = {test.test_statistic:.1f} for "
+            f"{test.degrees_of_freedom} degrees of freedom, log10 p = {test.log10_p:.2f}); keep them apart, as the fit does, or force the merge"
         )
     merged = {name: getattr(counts, name).sum(axis=2, keepdims=True) for name in MARGINALS}
     squares = {name: v.sum(axis=2, keepdims=True) for name, v in counts.w2.items()}

@@ -28,7 +28,8 @@ from .columns import (
     split_unit,
 )
 from .datasets import resolve_input
-from .tables import Raw, as_float, as_text, is_missing, open_table, show, split_path
+from .raw import Raw, as_float, as_text, is_missing, show
+from .tables import open_table, split_path
 
 AZIMUTHS = ("north-east", "east-counterclockwise")
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -135,7 +136,7 @@ def fit(
     counts: Counts,
     l_max: int = 1,
     exposure: dict[str, np.ndarray] | None = None,
-    prior_power: np.ndarray | float | None = None,
+    prior_power: np.ndarray | Sequence[float] | float | None = None,
     rate_bins: int | None = None,
     max_steps: int = 60,
 ) -> FitResult:
@@ -271,7 +272,7 @@ def _nuisances(data: Marginals, modes, best: Maximum, k: int, groups: int, known
     return rate, acceptance / acceptance.sum()
 
 
-def prior_precision(degree: np.ndarray, prior_power: np.ndarray | float | None) -> np.ndarray:
+def prior_precision(degree: np.ndarray, prior_power: np.ndarray | Sequence[float] | float | None) -> np.ndarray:
     """1 / C_l for each multipole of degree >= 2 (shape (param,)); zero without a prior and for the dipole."""
     precision = np.zeros(len(degree))
     if prior_power is None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import h5py
 
-from diffcr.detector import Site
-from diffcr.detector import site as find_site
 from diffcr.errors import InputError
+from diffcr.site import Site
+from diffcr.site import site as find_site
 
 from .binning import BinningOptions, bin_events
 from .data import MARGINALS, Counts, combine, load_counts
@@ -64,13 +64,18 @@ def read_counts(
         dataset = reader.dataset
         if own_site is None and dataset is None:
             raise InputError(
-                f"{path}: the observatory is needed for an event list: give --site NAME, or --site LAT,LON,ZENITH in degrees"
+                f"{path}: the observatory is needed for an event list: give --site NAME, or --site LAT,LON,ZENITH "
+                "in degrees"
             )
         declared = (dataset.options.get("equinox") if dataset else None) or "j2000"
         observatory = find_site(dataset.site if own_site is None else own_site)
         own = options
         if options.get("zenith_max") == "site":
             own = options | {"zenith_max": observatory.zenith_max}
+        cut = own.get("zenith_max")
+        if cut is not None and cut < observatory.zenith_max:
+            # What the site accepts ends at the cut: a known exposure follows it, and other cuts are not added to it.
+            observatory = find_site(observatory, cut)
         chosen = BinningOptions(**own, equinox=equinox or declared)
         parts.append(bin_events(reader, observatory, chosen, progress))
     for path, part in zip(paths, parts, strict=True):
@@ -118,7 +123,8 @@ def _refuse_options_on_counts(path, counts: Counts, options: dict) -> None:
         done = counts.history.get("orbital_removed")
         if done:
             raise InputError(
-                f"{path}: the Earth's orbital motion was already removed (Gamma = {done['gamma']:g}); it must not be removed twice"
+                f"{path}: the Earth's orbital motion was already removed (Gamma = {done['gamma']:g}); it must not be "
+                "removed twice: leave out --remove-orbital"
             )
         raise InputError(f"{path}: removing the orbital motion needs the time of each event: bin the event list again")
     for name, option in _NEED_EVENTS.items():
@@ -139,7 +145,8 @@ def _refuse_other_site(path, counts: Counts, site: Site) -> None:
     names = [s.name for s in counts.sites]
     if site.name not in names:
         raise InputError(
-            f"{path}: these are counts of {', '.join(names)}, not of {site.name}: leave out --site, or bin the event list again"
+            f"{path}: these are counts of {', '.join(names)}, not of {site.name}: leave out --site, or bin the event "
+            "list again"
         )
 
 

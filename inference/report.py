@@ -364,8 +364,8 @@ def describe(summary: dict) -> list[str]:
     if (summary["livetime_inflation"] or 1.0) > 1.01:
         dead = sum(c["dead_bins"] for c in summary["configurations"])
         lines.append(
-            f"livetime         uneven, {dead} dead time bins: errors {summary['livetime_inflation']:.2f} times those of "
-            "a constant rate"
+            f"livetime         uneven, {dead} dead time bins: errors {summary['livetime_inflation']:.2f} times those "
+            "of a constant rate"
         )
     state = "yes" if summary["converged"] else "NO: this is not a maximum"
     lines.append(f"converged        {state} ({summary['num_steps']} steps)")

@@ -10,10 +10,12 @@ import numpy as np
 
 from diffcr.clock import local_time
 from diffcr.counts import draw_marginals
-from diffcr.detector import RateModel, Site, acceptance, draw_directions
+from diffcr.detector import acceptance, draw_directions
 from diffcr.errors import InputError
 from diffcr.grid import RingGrid
 from diffcr.harmonics import dipole_to_coefficients, synthesis
+from diffcr.rate import RateModel
+from diffcr.site import Site
 from diffcr.sky import angles, equatorial_of, precession_matrix, rotate, unit_vector
 
 from .binning import BinningOptions, bin_chunks
@@ -51,8 +53,8 @@ class Simulation:
             raise InputError(f"the number of events to simulate must be positive, not {self.num_events:g}")
         if len(self.dipole) != 3 or not np.all(np.isfinite(self.dipole)) or np.linalg.norm(self.dipole) > 1:
             raise InputError(
-                f"the dipole must be two or three numbers with a length of at most 1, not {list(self.dipole)}: a larger "
-                "one makes the intensity negative"
+                f"the dipole must be two or three numbers with a length of at most 1, not {list(self.dipole)}: a "
+                "larger one makes the intensity negative"
             )
         if not self.end > self.start:
             raise InputError("the simulated data taking ends before it starts; swap --start and --end")
@@ -97,7 +99,7 @@ def simulate_counts(simulation: Simulation, grid: RingGrid, seed: int) -> Counts
 
 
 def simulate_events(simulation: Simulation, seed: int) -> Iterator[EventChunk]:
-    """Events one by one, in time order: time, zenith and azimuth, and J2000 right ascension and declination.
+    """Events one by one, in chunks that each span the data taking: time, zenith and azimuth, J2000 RA and declination.
 
     Directions are drawn from the acceptance in the horizon frame and kept with probability I / I_max, where I
     is evaluated in J2000, so that nothing is shared with the grid. Each chunk holds up to half a million.

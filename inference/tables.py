@@ -1,91 +1,24 @@
 """Files of events as tables: text, FITS, HDF5 or Parquet, told apart by content and read in chunks."""
 
-import csv
 import gzip
-import io
-import itertools
 import os
 import re
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
 import numpy as np
-import pandas as pd
 
 from diffcr.errors import InputError
 
 from .columns import guess_columns
-
-
-@dataclass
-class Raw:
-    """A chunk as it stands in the file: column index -> values, and for text where and how it is written.
-
-    Attributes:
-        arrays: Column index -> values, of any type.
-        num_rows: Number of rows.
-        lines: Line number of each row, for text.
-        broken: Which rows have too few or too many values, for text.
-        text: The rows as they are written, for text.
-        separator: What separates the values of a text.
-        num_columns: Number of columns of a text.
-    """
-
-    arrays: dict[int, np.ndarray]
-    num_rows: int
-    lines: np.ndarray | None = None
-    broken: np.ndarray | None = None
-    text: list[bytes] = field(default_factory=list)
-    separator: str = ","
-    num_columns: int = 0
-
-    def split(self, i: int) -> list[str]:
-        """The values of row i of a text."""
-        return _split_line(self.text[i].decode(errors="replace"), self.separator)
-
-    def show(self, index: int, i: int) -> str:
-        """A value as the file has it."""
-        fields = self.split(i) if self.text else []
-        if index < len(fields):
-            return fields[index] if _has_number(fields[index]) else show(fields[index])
-        return show(self.arrays[index][i])
-
-    def broken_reason(self, i: int) -> str:
-        """What is wrong with row i, where it is `broken`."""
-        return f"there are {len(self.split(i))} values for {self.num_columns} columns"
-
-
-class Table:
-    """What `EventReader` needs of a file: names, units and shapes of the columns, and chunks of them."""
-
-    format = ""
-    num_rows: int | None = None
-    time_reference: str | None = None
-
-    def __init__(self, file: str, shown: str):
-        self._file, self._shown = file, shown
-
-    def _describe(self, names: Sequence[str], units=None, shapes=None) -> None:
-        self.names = list(names)
-        self.units: list[str | None] = units or [None] * len(self.names)
-        self.shapes: list[tuple[int, ...]] = shapes or [()] * len(self.names)
-
-    def count(self, indices: list[int]) -> int | None:
-        """Number of rows of these columns, where the file tells."""
-        return self.num_rows
-
-    def chunks(self, indices: list[int], size: int, text: set[int]) -> Iterator[Raw]:
-        """Chunks of at most `size` rows of the columns in `indices`; those in `text` stay text."""
-        raise NotImplementedError
-
+from .raw import KINDS, Raw, Table
+from .text_table import TextTable
 
 _SIGNATURES = (
     (b"SIMPLE  =", "fits"),
     (b"\x89HDF\r\n\x1a\n", "hdf5"),
     (b"PAR1", "parquet"),
 )
-_KINDS = "give text (CSV or columns), a FITS table, HDF5 or Parquet"
 _COMPRESSED = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -116,13 +49,13 @@ def open_table(file: str, shown: str) -> Table:
         packed = next((name for magic, name in _COMPRESSED.items() if head.startswith(magic)), None)
         if packed:
             raise InputError(f"{shown}: the file is compressed with {packed}; decompress it first")
-        raise InputError(f"{shown}: this is a binary file of unknown kind; {_KINDS}")
+        raise InputError(f"{shown}: this is a binary file of unknown kind; {KINDS}")
     if kind == "text" and b"\r" in head and b"\n" not in head:
         raise InputError(f"{shown}: its lines end in carriage returns alone; convert them to newlines")
     if inner and kind not in ("fits", "hdf5"):
         raise InputError(f"{shown}: a {kind} file has no part {inner!r}; give {file} alone")
     if kind == "text":
-        return _TextTable(file, shown, zipped)
+        return TextTable(file, shown, zipped)
     opener = {"fits": _FitsTable, "hdf5": _Hdf5Table}.get(kind)
     return opener(file, shown, inner) if opener else _ParquetTable(file, shown)
 
@@ -140,202 +73,6 @@ def split_path(path: str) -> tuple[str, str]:
 def _share_of_control(head: bytes) -> float:
     codes = np.frombuffer(head, np.uint8)
     return float(np.mean((codes < 32) & ~np.isin(codes, list(b"\t\n\r\f\v\x1b"))))
-
-
-# Values --------------------------------------------------------------------------------------------
-
-
-def as_float(raw: np.ndarray) -> np.ndarray:
-    """Numbers as native float64; NaN where there is none."""
-    if raw.dtype.kind in "iuf":
-        return raw.astype(np.float64)
-    value = np.full(len(raw), np.nan)
-    if raw.dtype.kind in "OSU":
-        text = as_text(raw)
-        text = text.where(~text.map(lambda each: isinstance(each, bool | np.bool_)), None)
-        # float() and not to_numeric's own value: the last digit must not depend on the neighbours.
-        good = np.flatnonzero(pd.to_numeric(text, errors="coerce").notna())
-        value[good] = [float(text[i]) for i in good]
-    return value
-
-
-def as_text(raw: np.ndarray) -> pd.Series:
-    """Values as Python objects, bytes as str."""
-    values = [each.decode(errors="replace") if isinstance(each, bytes) else each for each in raw.tolist()]
-    return pd.Series(values, dtype=object)
-
-
-def is_missing(value) -> bool:
-    """Whether a value stands for none: empty, or spelled nan, none, null."""
-    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-    return text.strip().lower() in ("", "nan", "nat", "none", "<na>", "na", "null")
-
-
-def show(value) -> str:
-    """A value as it stands in the file: text in quotes, cut where it is long."""
-    if isinstance(value, bytes):
-        value = value.decode(errors="replace")
-    if isinstance(value, str):
-        return repr(value if len(value) <= 40 else value[:40] + "...")
-    return str(value)
-
-
-# Text ----------------------------------------------------------------------------------------------
-
-# Lines are kept as they are beside their numbers, to name a bad row: at most so many at a time.
-_TEXT_ROWS = 200_000
-_PARSE = {} if tuple(int(n) for n in pd.__version__.split(".")[:2]) >= (3, 1) else {"float_precision": "round_trip"}
-
-
-class _TextTable(Table):
-    """Columns of text. Names: the header line, else the last comment line, else `#1`, `#2`, ..."""
-
-    format = "text"
-
-    def __init__(self, file: str, shown: str, zipped: bool):
-        super().__init__(file, shown)
-        self._zipped = zipped
-        comment, header, first, self._skip = "", None, None, 0
-        try:
-            with self._open() as handle:
-                for number, line in enumerate(handle):
-                    text = line.decode("utf-8-sig" if number == 0 else "utf-8", errors="replace").strip()
-                    if text.startswith("#"):
-                        words = text.lstrip("#").strip()
-                        if header is None and re.search(r"[^\W\d_]", words):
-                            comment = words
-                    elif text and header is None and not _has_number(text):
-                        # What pandas makes of a first name that begins with a comment sign.
-                        header, self._skip = re.sub(r'^"#\s*', '"', text), number + 1
-                    elif text:
-                        first = text.partition("#")[0].strip()
-                        break
-        except (OSError, EOFError, zlib.error) as error:
-            raise InputError(f"{shown}: cannot be read ({error}); check that it is complete") from None
-        if (header or first or "").startswith("<"):
-            raise InputError(f"{shown}: this looks like XML or HTML (VOTable?); {_KINDS}")
-        if first is None:
-            what = "has a header but no rows" if header or comment else "has no rows"
-            raise InputError(f"{shown}: the file {what}; give a file with events")
-        head = header if header is not None else comment
-        # A comma may be a decimal comma where the names are separated by something else.
-        candidates = [each for each in ",;\t" if each in first] or [" "]
-        fitting = [each for each in candidates if self._names_in(head, first, each)]
-        self._separator = (fitting or candidates)[0]
-        names = self._names_in(head, first, self._separator)
-        self._num_columns = len(names or _split_line(first, self._separator))
-        if names is None and header is not None:
-            raise InputError(
-                f"{shown}: the header line, {header[:80]!r}, does not fit the {self._num_columns} columns of "
-                f"the first row, {first[:80]!r}; write one name per column, and dates as 2004-01-05T12:33:21"
-            )
-        self._describe(names or [f"#{i + 1}" for i in range(self._num_columns)])
-
-    @staticmethod
-    def _names_in(line: str, row: str, separator: str) -> list[str] | None:
-        """One name per column of a row, from a header or comment line, or None where it does not fit."""
-        values = _split_line(row, separator)
-        joined = re.sub(r"\s+([\[(])", r"\1", re.sub(r"([\[(])\s+|\s+([\])])", r"\1\2", line))
-        for text, between in ((line, separator), (line, " "), (joined, " ")):
-            names = [name.strip() for name in _split_line(text, between)]
-            # A separator behind the last value begins no column.
-            while separator != " " and names and not names[-1]:
-                names.pop()
-            if names and len(values) - (not values[-1]) <= len(names) <= len(values):
-                return names
-        return None
-
-    def _open(self):
-        return gzip.open(self._file) if self._zipped else open(self._file, "rb")
-
-    def chunks(self, indices: list[int], size: int, text: set[int]) -> Iterator[Raw]:
-        last, beyond = self._num_columns - 1, self._num_columns
-        # The last column and the one beyond it show whether a row has as many values as there are columns.
-        wanted = sorted({*indices, beyond, *([last] if self._separator == " " else [])})
-        with self._open() as handle:
-            for _ in range(self._skip):
-                next(handle)
-            seen = self._skip
-            while True:
-                try:
-                    lines = list(itertools.islice(handle, min(size, _TEXT_ROWS)))
-                except (OSError, EOFError, zlib.error) as error:
-                    raise InputError(
-                        f"{self._shown}: breaks off after line {seen} ({error}); the file is not complete"
-                    ) from None
-                if not lines:
-                    return
-                numbers = range(seen + 1, seen + 1 + len(lines))
-                seen += len(lines)
-                if numbers[0] == 1:
-                    lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")
-                kept = [not line.isspace() and line.lstrip()[:1] != b"#" for line in lines]
-                lines = list(itertools.compress(lines, kept))
-                if lines:
-                    yield self._parse(lines, np.flatnonzero(kept) + numbers[0], indices, wanted, text)
-
-    def _parse(
-        self, lines: list[bytes], numbers: np.ndarray, indices: list[int], wanted: list[int], text: set[int]
-    ) -> Raw:
-        space = self._separator == " "
-        last, beyond = self._num_columns - 1, self._num_columns
-        # A first row that is complete fixes the number of columns; it is dropped again.
-        pattern = (self._separator.join(["0"] * (beyond + 1)) + "\n").encode()
-        try:
-            frame = pd.read_csv(
-                io.BytesIO(pattern + b"".join(lines)),
-                sep=r"\s+" if space else self._separator,
-                header=None,
-                names=list(range(beyond + 1)),
-                usecols=wanted,
-                index_col=False,
-                comment="#",
-                skipinitialspace=True,
-                low_memory=False,
-                encoding_errors="replace",
-                dtype={index: str for index in text},
-                **_PARSE,
-            ).iloc[1:]
-        except pd.errors.ParserError:
-            frame = None
-        if frame is None or len(frame) != len(lines):
-            raise InputError(
-                f"{self._shown}: lines {numbers[0]} to {numbers[-1]} cannot be split into rows: "
-                "a quotation mark is not closed, or a carriage return stands inside a line; correct it"
-            )
-        frame = frame.reset_index(drop=True)
-        broken = np.array(frame[beyond].notna())
-        if space:
-            # An empty last value is a short row, unless it is spelled out as nan.
-            for i in np.flatnonzero(frame[last].isna().to_numpy()):
-                broken[i] |= len(_split_line(lines[i].decode(errors="replace"), " ")) != self._num_columns
-        arrays = {index: _plain(frame[index]) for index in indices}
-        return Raw(arrays, len(lines), numbers, broken, lines, self._separator, self._num_columns)
-
-
-def _plain(column: pd.Series) -> np.ndarray:
-    """A parsed column as numbers or as an object array of text."""
-    return column.to_numpy() if column.dtype.kind in "iuf" else column.astype(object).to_numpy()
-
-
-def _split_line(line: str, separator: str) -> list[str]:
-    line = line.partition("#")[0].strip("\r\n") if not line.lstrip().startswith("#") else line
-    if separator == " ":
-        return next(csv.reader([" ".join(line.split())], delimiter=" "), [])
-    try:
-        return next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
-    except csv.Error:
-        return line.split(separator)
-
-
-def _has_number(line: str) -> bool:
-    for word in re.split(r"[,;\s]+", line):
-        try:
-            float(word.strip("'\""))
-        except ValueError:
-            continue
-        return True
-    return False
 
 
 # FITS ----------------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ the sum of w^2 u u^T. With F the information, the covariance is F^-1 V F^-1 (the
 do not depend on the cell it is F^-1 sum w^2 / sum w.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,11 +19,11 @@ from .multipoles import Block, Maximum, RingModes, derivatives
 
 def sandwich(
     best: Maximum,
-    data: list[Marginals],
-    modes: list[RingModes],
+    data: Sequence[Marginals],
+    modes: Sequence[RingModes],
     blocks: tuple[Block, ...],
     known: tuple[jax.Array, ...],
-    squares: list[dict[str, np.ndarray]],
+    squares: Sequence[dict[str, np.ndarray]],
     prior: np.ndarray,
 ) -> tuple[np.ndarray, float]:
     """Covariance of the multipoles for weighted events, and the factor that scales the test statistic.

@@ -35,7 +35,9 @@ def drawn(site, grid, local, rate, sky, seed, weight_spread=0.0, epoch_year=np.n
 
 def as_counts(site, grid, marginals, squares, number, epoch_year=np.nan) -> Counts:
     def lead(x):
-        return np.asarray(x, float)[None, None, None]
+        # Transforms leave rounding of either sign where there is exactly nothing.
+        x = np.asarray(x, float)
+        return np.where(x > 1e-12 * x.max(), x, 0.0)[None, None, None]
 
     one = np.ones((1, 1, 1))
     return Counts(

@@ -21,9 +21,9 @@ from diffcr.inference import (
 )
 from diffcr.inference.binning import bin_chunks
 
-from diffcr.detector import site as find_site
 from diffcr.errors import InputError
 from diffcr.grid import RingGrid
+from diffcr.site import site as find_site
 
 GRID = RingGrid(18, 36)
 SIMULATION = Simulation(site=find_site("hawc"), num_events=3000.0, dipole=(0.3, 0.2, 0.0), weight_spread=0.3)

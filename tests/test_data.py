@@ -10,10 +10,10 @@ import pytest
 import xarray as xr
 from diffcr.inference import Counts, combine, load_counts
 
-from diffcr.detector import Site
-from diffcr.detector import site as find_site
 from diffcr.errors import InputError
 from diffcr.grid import RingGrid
+from diffcr.site import Site
+from diffcr.site import site as find_site
 
 GRID = RingGrid(6, 12)
 ARRAYS = ("n_sky", "n_time", "n_local", "n_half", "num_events", "mean_epoch", "livetime", "moments")

@@ -11,10 +11,10 @@ from diffcr.inference import Simulation, combine, load_counts, read_counts, simu
 from diffcr.inference.inputs import is_counts_file
 from diffcr.inference.simulate import simulate_event_list
 
-from diffcr.detector import Site
-from diffcr.detector import site as find_site
 from diffcr.errors import InputError
 from diffcr.grid import RingGrid
+from diffcr.site import Site
+from diffcr.site import site as find_site
 
 GRID = RingGrid(18, 36)
 HAWC = Simulation(site=find_site("hawc"), num_events=3000.0, dipole=(0.3, 0.2, 0.0))
@@ -40,9 +40,7 @@ def read(inputs, site="hawc", **options):
 
 
 def same(one, other) -> bool:
-    return all(
-        np.array_equal(getattr(one, n), getattr(other, n)) for n in ("n_sky", "n_time", "n_local", "n_half")
-    )
+    return all(np.array_equal(getattr(one, n), getattr(other, n)) for n in ("n_sky", "n_time", "n_local", "n_half"))
 
 
 # What is read ---------------------------------------------------------------------------------------------
@@ -105,6 +103,18 @@ def test_counts_bring_their_own_grid_frame_and_site(files, tmp_path):
     assert same(read_counts(path, "hawc"), solar)
 
 
+def test_zenith_cut_becomes_that_of_the_site(files):
+    """Where events were cut, nothing is accepted: a known exposure must end there, and other cuts are others."""
+    counts = read(files / "events.csv", zenith_max=np.radians(40))
+    assert np.degrees(counts.sites[0].zenith_max) == pytest.approx(40)
+    assert counts.sites[0].name == "HAWC"
+    # A cut beyond the site's own leaves it.
+    wide = read(files / "events.csv", zenith_max=np.radians(80))
+    assert wide.sites[0] == find_site("hawc")
+    with pytest.raises(InputError, match=r"two observatories are called HAWC but differ .*zenith cut"):
+        combine([counts, wide])
+
+
 def test_accounting_of_an_event_list(files):
     seen = []
     counts = read(files / "events.csv", chunk_size=1000, progress=seen.append)
@@ -155,7 +165,7 @@ def test_no_input_and_no_site_are_refused(files):
     with pytest.raises(InputError, match="no input was given: name event lists"):
         read_counts([])
     for site in (None, []):
-        with pytest.raises(InputError, match="events.csv: the observatory is needed .*give --site NAME"):
+        with pytest.raises(InputError, match=r"events.csv: the observatory is needed .*give --site NAME"):
             read_counts(files / "events.csv", site)
     with pytest.raises(InputError, match="unknown site ''"):
         read_counts(files / "events.csv", "")
@@ -185,7 +195,7 @@ def test_no_event_is_counted_twice_behind_another_site_or_file(files, tmp_path):
     with pytest.raises(InputError, match=r"events.csv: .*already counted from events.csv"):
         read([binned, files / "events.csv"])
     joined = read([files / "first.csv", files / "second.parquet"]).save(tmp_path / "joined.nc")
-    with pytest.raises(InputError, match="first.csv: the same events are already counted from first.csv"):
+    with pytest.raises(InputError, match=r"first.csv: the same events are already counted from first.csv"):
         read([joined, files / "first.csv"])
     # The same events from another file: the counts are equal in every cell.
     with pytest.raises(InputError, match=r"joined.nc: holds the same counts as .*events.csv"):
@@ -214,9 +224,7 @@ def test_options_that_need_events_are_not_ignored_on_counts(files, options, mess
 
 def test_site_of_a_mixed_list_is_that_of_its_event_lists(files, tmp_path):
     """One --site for an event list beside the counts of another observatory is no contradiction; one each is."""
-    other = (
-        load_counts(files / "simulated.nc").replace(sites=(find_site("lhaaso"),)).save(tmp_path / "lhaaso.nc")
-    )
+    other = load_counts(files / "simulated.nc").replace(sites=(find_site("lhaaso"),)).save(tmp_path / "lhaaso.nc")
     counts = read([files / "first.csv", other], "hawc")
     assert [s.name for s in counts.sites] == ["HAWC", "LHAASO"]
     with pytest.raises(InputError, match="these are counts of LHAASO, not of HAWC"):
@@ -230,7 +238,7 @@ def test_orbital_motion_is_removed_once(files, tmp_path):
 
 
 def test_events_without_weight_are_refused(files):
-    with pytest.raises(InputError, match="weights of all .* events of HAWC are zero; .*--columns weight="):
+    with pytest.raises(InputError, match=r"weights of all .* events of HAWC are zero; .*--columns weight="):
         read(files / "weightless.csv")
     assert read(files / "weightless.csv", columns="weight=").num_events.sum() > 2800
 

@@ -19,9 +19,11 @@ from jax.test_util import check_grads
 from scipy import optimize, stats
 
 from diffcr.counts import draw_marginals, expected_counts, expected_marginals
-from diffcr.detector import acceptance, rate, site
+from diffcr.detector import acceptance
 from diffcr.errors import InputError
 from diffcr.grid import RingGrid
+from diffcr.rate import rate
+from diffcr.site import site
 
 GRID = RingGrid(6, 12)
 RNG = np.random.default_rng(7)

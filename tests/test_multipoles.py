@@ -4,13 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import asimov, dipole_sky, drawn
-from jax.test_util import check_grads
-from scipy import optimize
-
-from diffcr.detector import acceptance, rate, site
-from diffcr.grid import RingGrid
-from diffcr.harmonics import synthesis
 from diffcr.inference.likelihood import conditional_difference, form_marginals, second_order
 from diffcr.inference.multipoles import (
     band_limited,
@@ -22,6 +15,15 @@ from diffcr.inference.multipoles import (
     ring_modes,
     with_moments,
 )
+from helpers import asimov, dipole_sky, drawn
+from jax.test_util import check_grads
+from scipy import optimize
+
+from diffcr.detector import acceptance
+from diffcr.grid import RingGrid
+from diffcr.harmonics import synthesis
+from diffcr.rate import rate
+from diffcr.site import site
 
 GRID = RingGrid(12, 24)
 SITE = site("-20,30,60")

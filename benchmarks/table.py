@@ -1,0 +1,74 @@
+"""Write the README's table of measurements from benchmarks/results.
+
+    python3 benchmarks/table.py            rewrite the table
+    python3 benchmarks/table.py --check    exit with 1 if the README's table is not that of the results
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+START, END = "<!-- measurements: made by benchmarks/table.py -->", "<!-- end of measurements -->"
+
+
+def table() -> str:
+    results = {path.stem: json.loads(path.read_text()) for path in (ROOT / "benchmarks/results").glob("*.json")}
+    likelihood, binning, calibration = (results[n] for n in ("likelihood", "binning", "calibration"))
+    rows = [
+        ("what", "measured", "command"),
+        ("---", "---", "---"),
+        (
+            "ln L with its gradient, 360 x 180 x 360 cells, against the dense sum over all cells",
+            f"{likelihood['ours_ms']:.2g} ms, {likelihood['ratio']:.0f} times faster",
+            "`benchmarks/likelihood.py`",
+        ),
+        (
+            f"the same against the dense sum over the {likelihood['cells_seen']:,} cells with acceptance",
+            f"{likelihood['ratio_seen']:.0f} times faster",
+            "`benchmarks/likelihood.py`",
+        ),
+        (
+            "events into counts (time, precession, sidereal shift), against astropy + healpy",
+            f"{binning['events_per_second'] / 1e6:.0f} million a second, {binning['ratio']:.0f} times faster",
+            "`benchmarks/binning.py`",
+        ),
+        (
+            "the same from a Parquet file",
+            f"{binning['events_per_second_parquet'] / 1e6:.0f} million a second, {binning['ratio_parquet']:.0f} times faster",
+            "`benchmarks/binning.py`",
+        ),
+    ]
+    for name in ("auger-like", "hawc-like", "icecube-like"):
+        entry = calibration[name]
+        means, widths = (", ".join(f"{x:+.2f}" if k == "pull_mean" else f"{x:.2f}" for x in entry["signal"][k]) for k in ("pull_mean", "pull_width"))
+        rows.append(
+            (
+                f"pulls of (delta_0h, delta_6h), {entry['signal']['skies']} skies, {name}, {entry['events']:.0e} events",
+                f"mean {means}, width {widths}",
+                "`benchmarks/calibration.py`",
+            )
+        )
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    before, rest = text.split(START)
+    _, after = rest.split(END)
+    wanted = f"{before}{START}\n{table()}\n{END}{after}"
+    if options.check:
+        if wanted != text:
+            sys.exit("README.md: the table of measurements is not that of benchmarks/results; run benchmarks/table.py")
+        print("README table: up to date")
+    else:
+        readme.write_text(wanted)
+
+
+if __name__ == "__main__":
+    main()
