@@ -1,7 +1,7 @@
 """Write the README's table of measurements from benchmarks/results.
 
-    python3 benchmarks/table.py            rewrite the table
-    python3 benchmarks/table.py --check    exit with 1 if the README's table is not that of the results
+python3 benchmarks/table.py            rewrite the table
+python3 benchmarks/table.py --check    exit with 1 if the README's table is not that of the results
 """
 
 import argparse
@@ -36,16 +36,19 @@ def table() -> str:
         ),
         (
             "the same from a Parquet file",
-            f"{binning['events_per_second_parquet'] / 1e6:.0f} million a second, {binning['ratio_parquet']:.0f} times faster",
+            f"{binning['events_per_second_parquet'] / 1e6:.0f} million a second, "
+            f"{binning['ratio_parquet']:.0f} times faster",
             "`benchmarks/binning.py`",
         ),
     ]
     for name in ("auger-like", "hawc-like", "icecube-like"):
         entry = calibration[name]
-        means, widths = (", ".join(f"{x:+.2f}" if k == "pull_mean" else f"{x:.2f}" for x in entry["signal"][k]) for k in ("pull_mean", "pull_width"))
+        signal = entry["signal"]
+        means = ", ".join(f"{x:+.2f}" for x in signal["pull_mean"])
+        widths = ", ".join(f"{x:.2f}" for x in signal["pull_width"])
         rows.append(
             (
-                f"pulls of (delta_0h, delta_6h), {entry['signal']['skies']} skies, {name}, {entry['events']:.0e} events",
+                f"pulls of (delta_0h, delta_6h), {signal['skies']} skies, {name}, {entry['events']:.0e} events",
                 f"mean {means}, width {widths}",
                 "`benchmarks/calibration.py`",
             )

@@ -137,7 +137,8 @@ def bin_chunks(
         for chunk in chunks:
             if chunk.days is None:
                 raise InputError(
-                    f"{source}: no time column: hour angles need the time of each event; name it with --columns time=NAME"
+                    f"{source}: no time column: hour angles need the time of each event; name it with "
+                    "--columns time=NAME"
                 )
             pieces = list(_pieces(chunk))
             shares = [pieces[k :: len(tallies)] for k in range(len(tallies))]

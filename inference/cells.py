@@ -77,7 +77,7 @@ def locate(
     out = Cells.empty(size) if out is None else out.first(size)
     vector = None
     if chunk.ra is not None and equinox == "icrs":
-        vector = _padded(_apparent, chunk.days, chunk.ra, chunk.dec)
+        vector = padded(_apparent, chunk.days, chunk.ra, chunk.dec)
     for start in range(0, size, _BLOCK):
         part = slice(start, min(start + _BLOCK, size))
         _fill_block(chunk, vector, part, site, grid, time_frame, equinox, out)
@@ -248,15 +248,14 @@ def orbital_weights(days: np.ndarray, cells: Cells, site: Site, spectral_index: 
     sidereal = 2 * np.pi * local_turns(days, site.longitude, "sidereal")
     ahead, aside = cells.directions[4:]
     gamma = np.full(len(days), spectral_index)
-    return _padded(_orbital_weights, days, sidereal, ahead, aside, cells.sin_declination, gamma)
+    return padded(_orbital_weights, days, sidereal, ahead, aside, cells.sin_declination, gamma)
 
 
-def _padded(function, *arrays: np.ndarray) -> np.ndarray:
+def padded(function, *arrays: np.ndarray) -> np.ndarray:
     """A compiled function of events on arrays padded to a power of two: few shapes, few compilations."""
     size = len(arrays[0])
     full = max(1024, 1 << (size - 1).bit_length())
-    padded = (np.pad(a, (0, full - size), mode="edge") for a in arrays)
-    return np.asarray(function(*padded))[:size]
+    return np.asarray(function(*(np.pad(a, (0, full - size), mode="edge") for a in arrays)))[:size]
 
 
 @jax.jit

@@ -691,7 +691,15 @@ def _exposure(text: str | None, counts) -> dict | None:
         return None
     if text == "known" or text.startswith("known:"):
         power = _numbers(text.partition(":")[2] or "1", "--exposure known:")[0]
-        return {s.name: np.asarray(acceptance(s, counts.grid, power=power, profile="triangle")) for s in counts.sites}
+        # Sampled four times per degree whatever the grid: a coarse cell may be seen by its corner alone.
+        fine = max(4, round(4 * 180 / counts.grid.n_ring))
+        return {
+            s.name: _with_slivers(
+                np.array(acceptance(s, counts.grid, power=power, subdivide=fine, profile="triangle")),
+                counts.n_local[k].sum(axis=(0, 1)),
+            )
+            for k, s in enumerate(counts.sites)
+        }
     path = Path(text)
     if not path.is_file():
         raise InputError(
@@ -709,6 +717,19 @@ def _exposure(text: str | None, counts) -> dict | None:
     if values.dtype.kind not in "biuf":
         raise InputError(f"--exposure {text}: holds no real numbers ({values.dtype}); write floats with numpy.save")
     return {counts.sites[0].name: np.asarray(measured_acceptance(values, counts.grid))}
+
+
+def _with_slivers(acceptance, local):
+    """The acceptance with its zeros replaced by the share of events found there, where that is a sliver of the field.
+
+    The edge of the field of view may cut off a corner of a cell that is thinner than the sampling. What is more than
+    a thousandth of the events is no sliver; the fit refuses it.
+    """
+    missed = (acceptance <= 0) & (local > 0)
+    share = local / max(local.sum(), 1e-300)
+    if share[missed].sum() < 1e-3:
+        acceptance[missed] = share[missed]
+    return acceptance
 
 
 def _require_nc(path: Path) -> None:

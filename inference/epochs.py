@@ -174,7 +174,8 @@ def merge_epochs(counts: Counts, force: bool = False) -> Counts:
         raise InputError(
             f"epochs {', '.join(counts.epochs)} are different detector configurations and are not merged: one "
             f"acceptance for all {verdict} a likelihood-ratio test (TS = {test.test_statistic:.1f} for "
-            f"{test.degrees_of_freedom} degrees of freedom, log10 p = {test.log10_p:.2f}); keep them apart, as the fit does, or force the merge"
+            f"{test.degrees_of_freedom} degrees of freedom, log10 p = {test.log10_p:.2f}); keep them apart, as the fit "
+            "does, or force the merge"
         )
     merged = {name: getattr(counts, name).sum(axis=2, keepdims=True) for name in MARGINALS}
     squares = {name: v.sum(axis=2, keepdims=True) for name, v in counts.w2.items()}

@@ -69,15 +69,16 @@ def rayleigh(
         order: Harmonic k >= 1.
 
     Raises:
-        InputError: If there is no event, or the order is below 1.
+        InputError: If there is no event, or none with a weight, or the order is below 1.
     """
     ra = np.asarray(right_ascension, float)
     if ra.size == 0:
         raise InputError("a Rayleigh analysis needs at least one event; the list is empty")
-    if order < 1:
-        raise InputError(f"the order of a harmonic is 1 or more, not {order}")
+    _require_order(order)
     w = np.ones_like(ra) if weights is None else np.asarray(weights, float)
     total = w.sum()
+    if not total > 0:
+        raise InputError("a Rayleigh analysis needs at least one event; the weights of all are zero")
     mean_cos = None if declination is None else float(np.sum(w * np.cos(declination)) / total)
     return RayleighResult(
         order=order,
@@ -98,7 +99,15 @@ def rayleigh_of_counts(counts: Counts, order: int = 1) -> RayleighResult:
 
     Means nothing where the exposure is not uniform in right ascension: dead time and rate changes look like
     anisotropy.
+
+    Raises:
+        InputError: If there is no event, the order is below 1, or the bins do not resolve it.
     """
+    _require_order(order)
+    if 2 * order >= counts.grid.n_ra:
+        raise InputError(
+            f"{counts.grid.n_ra} right-ascension bins do not resolve a harmonic of order {order}; bin the events finer"
+        )
     per_bin = counts.n_sky.sum(axis=(0, 1, 2, 3))
     squares = counts.w2["n_sky"].sum(axis=(0, 1, 2, 3)) if counts.weighted else per_bin
     if not per_bin.sum() > 0:
@@ -120,3 +129,8 @@ def rayleigh_of_counts(counts: Counts, order: int = 1) -> RayleighResult:
         effective_events=float(per_bin.sum() ** 2 / squares.sum()),
         mean_cos_declination=float(per_ring @ np.cos(counts.grid.declination) / per_ring.sum()),
     )
+
+
+def _require_order(order: int) -> None:
+    if order < 1:
+        raise InputError(f"the order of a harmonic is 1 or more, not {order}")

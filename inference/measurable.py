@@ -31,14 +31,14 @@ def require_measurable(counts: Counts, data, modes, degree, order, prior) -> flo
         elif errors_even[worst] >= MAX_INFLATION:
             remedy = "lower --lmax, add a site in the other hemisphere, or give a prior with --prior-cl"
         raise InputError(
-            f"the multipole l = {l}, m = {m} cannot be measured: {blame} it an error {_times(free_worst)} that of full "
-            f"coverage (limit {MAX_INFLATION:g}); {remedy}"
+            f"the multipole l = {l}, m = {m} cannot be measured: {blame} it an error {_times(free_worst)} that "
+            f"of full coverage (limit {MAX_INFLATION:g}); {remedy}"
         )
     dipole_error = math.sqrt(3 / counts.effective_events) * max(errors[:2])
     if dipole_error > 0.7:
         raise InputError(
-            f"{int(counts.num_events.sum())} events give the dipole an error of {dipole_error:.2g}, and it cannot exceed "
-            "1: too few events for a fit; add data"
+            f"{int(counts.num_events.sum())} events give the dipole an error of {dipole_error:.2g}, and it cannot "
+            "exceed 1: too few events for a fit; add data"
         )
     return float(np.max(errors[:2] / errors_even[:2]))
 

@@ -412,7 +412,9 @@ def maximise(
     stacks = [stack for _, stack in grouped]
 
     def direction(theta, rhos):
-        expansions = [jax.vmap(_expand, (0, None, 0))(*pair) for pair in zip(stacks, (theta,) * len(rhos), rhos)]
+        expansions = [
+            jax.vmap(_expand, (0, None, 0))(stack, theta, rho) for stack, rho in zip(stacks, rhos, strict=True)
+        ]
         gradient = sum(jnp.sum(e.gradient, axis=0) for e in expansions) - prior * theta
         information = sum(jnp.sum(e.information, axis=0) for e in expansions) + jnp.diag(prior)
         values, vectors = jnp.linalg.eigh(information)
@@ -466,7 +468,7 @@ def maximise(
         jnp.asarray(False),
     )
     theta, rhos, value, decrement, steps, information, positive = jax.lax.while_loop(unfinished, advance, start)
-    shifts = {place: rho[k] for (places, _), rho in zip(grouped, rhos) for k, place in enumerate(places)}
+    shifts = {place: rho[k] for (places, _), rho in zip(grouped, rhos, strict=True) for k, place in enumerate(places)}
     ordered = tuple(shifts[k] for k in range(len(blocks)))
     return Maximum(theta, ordered, value, information, decrement, steps, positive)
 

@@ -307,7 +307,7 @@ def _draw_sky(
             linestyle="none",
             label="Galactic centre",
         )
-        axes.legend(loc="lower right", bbox_to_anchor=(1.08, -0.19), frameon=False, handlelength=1.2)
+        axes.legend(loc="lower right", bbox_to_anchor=(1.15, -0.2), frameon=False, handlelength=1.0, fontsize=8)
     for ra, dec, label in markers:
         x, y = _mollweide(np.radians(ra), np.radians(dec))
         axes.plot(x, y, "o", color="white", markeredgecolor=_BLACK, markersize=6, linestyle="none")

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,6 +20,7 @@ from diffcr.site import Site
 from diffcr.sky import angles, equatorial_of, precession_matrix, rotate, unit_vector
 
 from .binning import BinningOptions, bin_chunks
+from .cells import padded
 from .data import Counts
 from .events import EventChunk
 
@@ -115,17 +117,25 @@ def simulate_events(simulation: Simulation, seed: int) -> Iterator[EventChunk]:
         # Uniform pieces of the sorted time axis would correlate the chunks; independent chunks are simpler.
         days = simulation.rate.draw_times(rng, size, simulation.start, simulation.end, site.longitude)
         zenith, azimuth = draw_directions(site, rng, size, **simulation.acceptance)
-        hour_angle, declination = equatorial_of(zenith, azimuth, site.latitude)
-        of_date = unit_vector(local_time(days, site.longitude) - hour_angle, declination)
-        vector = np.asarray(rotate(np.swapaxes(np.asarray(precession_matrix(days)), -1, -2), of_date))
-        keep = rng.uniform(size=size) * largest < 1 + vector @ dipole
-        ra, dec = (np.asarray(x)[keep] for x in angles(vector))
+        place = (np.full(size, angle) for angle in (site.longitude, site.latitude))
+        directions = padded(_directions, days, zenith, azimuth, *place)
+        keep = rng.uniform(size=size) * largest < 1 + directions[:, :3] @ dipole
+        ra, dec = directions[keep, 3], directions[keep, 4]
         weight = None
         if simulation.weight_spread > 0:
             s = simulation.weight_spread
             weight = np.exp(s * rng.standard_normal(int(keep.sum())) - s**2 / 2)
         yield EventChunk(days[keep], ra, dec, zenith[keep], azimuth[keep], None, weight, done + 1, 0)
         done += size
+
+
+@jax.jit
+def _directions(days, zenith, azimuth, longitude, latitude):
+    """Rows x, y, z, RA, dec in J2000 of events seen in the horizon frame."""
+    hour_angle, declination = equatorial_of(zenith, azimuth, latitude)
+    of_date = unit_vector(local_time(days, longitude) - hour_angle, declination)
+    vector = rotate(jnp.swapaxes(precession_matrix(days), -1, -2), of_date)
+    return jnp.concatenate([vector, jnp.stack(angles(vector), axis=-1)], axis=-1)
 
 
 def simulate_event_list(

@@ -8,14 +8,14 @@ from astropy import units
 from astropy.coordinates import FK5, AltAz, EarthLocation, SkyCoord
 from astropy.time import Time
 from astropy.utils import iers
-
-from diffcr.clock import TIME_FRAMES, days_from, local_time
-from diffcr.errors import InputError
-from diffcr.grid import RingGrid
 from diffcr.inference import BinningOptions
 from diffcr.inference.binning import bin_chunks, calendar_year, energy_labels
 from diffcr.inference.cells import locate
 from diffcr.inference.events import EventChunk
+
+from diffcr.clock import TIME_FRAMES, days_from, local_time
+from diffcr.errors import InputError
+from diffcr.grid import RingGrid
 from diffcr.observer import orbital_intensity
 from diffcr.site import site
 from diffcr.sky import angles, equatorial_of, horizon, precess, unit_vector

@@ -124,15 +124,11 @@ def test_saved_file_holds_neither_key_nor_angle_nor_truth(counts, tmp_path):
     assert "truth" not in text
     assert "0.3, 0.2" not in text
     assert "harmonic" not in json.dumps([blind(counts, "x").inputs])
-    np.testing.assert_array_equal(
-        unblind(loaded, "a secret word").n_sky, unblind(hidden, "a secret word").n_sky
-    )
+    np.testing.assert_array_equal(unblind(loaded, "a secret word").n_sky, unblind(hidden, "a secret word").n_sky)
 
 
 def test_blinding_leaves_its_argument_alone(counts):
-    copy = {
-        f.name: np.copy(getattr(counts, f.name)) for f in dataclasses.fields(Counts) if f.name[:2] == "n_"
-    }
+    copy = {f.name: np.copy(getattr(counts, f.name)) for f in dataclasses.fields(Counts) if f.name[:2] == "n_"}
     inputs = json.dumps(counts.inputs)
     blind(counts, "secret")
     for name, value in copy.items():

@@ -3,9 +3,8 @@
 import mpmath
 import numpy as np
 import pytest
-from scipy import stats
-
 from diffcr.inference.dipole import Dipole, log10_p_value, phase_error, rice_upper_limit, significance_sigma
+from scipy import stats
 
 
 def test_amplitude_phase_and_error_of_a_known_vector():

@@ -1,5 +1,7 @@
 """Epochs: their table, why they are kept apart, and the test of a common acceptance."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from astropy.time import Time
@@ -36,7 +38,7 @@ def tilted(east: float) -> np.ndarray:
     return local / local.sum()
 
 
-def forged() -> "tuple":
+def forged():
     """Isotropic sky, east 5 % more efficient in the first epoch than in the second, opposite rate waves."""
     first = one_epoch(asimov, "one", tilted(0.025), 1e9, (0.1, 1.0), FLAT, epoch_year=2010.0)
     second = one_epoch(asimov, "two", tilted(-0.025), 1e9, (-0.1, 1.0), FLAT, epoch_year=2014.0)
@@ -203,14 +205,14 @@ def pair(seed, first, second, sky, locals_=(LOCAL, LOCAL), spread=0.0):
     return fit(combine(parts), rate_bins=36)
 
 
-@pytest.mark.parametrize(("first", "second"), [(8_000, 3_000), (80_000, 30_000)])
-def test_statistic_is_chi_squared_under_a_common_acceptance(first, second):
+@pytest.mark.parametrize(("first", "second", "skies"), [(8_000, 3_000, 200), (80_000, 30_000, 100)])
+def test_statistic_is_chi_squared_under_a_common_acceptance(first, second, skies):
     """Over skies with a large dipole: without the sky in the expectation it would be 1.3 dof at 80000 events.
 
     Of few events in a block the likelihood ratio is larger by 1 + (sum 1/p - 1)/(6 n): 1 % at most here.
     """
     sky = dipole_sky(GRID, (0.2, -0.3))
-    tests = [merge_test(pair(seed, first, second, sky)) for seed in range(200)]
+    tests = [merge_test(pair(seed, first, second, sky)) for seed in range(skies)]
     ratio = np.array([t.test_statistic / t.degrees_of_freedom for t in tests])
     freedom = np.mean([t.degrees_of_freedom for t in tests])
     error = np.sqrt(2 / freedom / len(tests))
@@ -222,7 +224,7 @@ def test_statistic_is_chi_squared_under_a_common_acceptance(first, second):
 
 
 def test_weights_scale_the_statistic():
-    tests = [merge_test(pair(seed, 30_000, 30_000, FLAT, spread=0.6)) for seed in range(40)]
+    tests = [merge_test(pair(seed, 30_000, 30_000, FLAT, spread=0.6)) for seed in range(30)]
     ratio = np.mean([t.test_statistic / t.degrees_of_freedom for t in tests])
     error = np.sqrt(2 / tests[0].degrees_of_freedom / len(tests))
     # Sums of few log-normal weights are skewed; without the scale it would be exp(0.36) = 1.43.
@@ -240,7 +242,7 @@ def test_degrees_of_freedom_are_blocks_less_one_for_each_further_epoch():
     """With many events every exposed cell is a block of its own."""
     parts = [one_epoch(asimov, label, LOCAL, 1e9, (0.1, k), FLAT) for k, label in enumerate("abc")]
     exposed = int((LOCAL > 0).sum())
-    test = merge_test(fit(combine(parts)))
+    test = merge_test(SimpleNamespace(counts=combine(parts), acceptances=np.stack([LOCAL] * 3)))
     assert test.degrees_of_freedom == 2 * (exposed - 1)
     assert test.test_statistic == pytest.approx(0, abs=1e-5)
     assert (test.log10_p, test.allowed) == (pytest.approx(0, abs=1e-9), True)

@@ -3,14 +3,14 @@
 import jax
 import numpy as np
 import pytest
+from diffcr.inference import combine, fit, read_counts
+from diffcr.inference.fit import dead_bins
 from helpers import asimov, dipole_sky, drawn
 
 from diffcr.detector import acceptance
 from diffcr.errors import FitError, InputError
 from diffcr.grid import RingGrid
 from diffcr.harmonics import degrees_and_orders, synthesis
-from diffcr.inference import combine, fit, read_counts
-from diffcr.inference.fit import dead_bins
 from diffcr.rate import rate
 from diffcr.site import site
 from diffcr.sky import precession_matrix

@@ -231,14 +231,14 @@ def test_evaluation_broadcasts():
     values = evaluate(coefficients, ra, dec)
     assert values.shape == (2, 4, 5)
     np.testing.assert_allclose(values[1, 2, 3], evaluate(coefficients[1], ra[3], dec[2, 0]), rtol=1e-13)
-    assert evaluate(coefficients[0], 0, 0).shape == ()
+    assert jax.eval_shape(evaluate, coefficients[0], 0, 0).shape == ()
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_at_the_poles_only_m_zero_counts_and_the_gradient_is_finite(sign):
     """R_l0 at the poles is sqrt((2 l + 1) / 4 pi) (+-1)^l."""
     coefficients = draw(8)
-    value, slope = jax.value_and_grad(evaluate, argnums=2)(jnp.asarray(coefficients), 0.3, sign * np.pi / 2)
+    value, slope = jax.jit(jax.value_and_grad(evaluate, argnums=2))(coefficients, 0.3, sign * np.pi / 2)
     l = np.arange(9)
     expected = np.sum(coefficients[l * l + l] * np.sqrt((2 * l + 1) / (4 * np.pi)) * float(sign) ** l)
     np.testing.assert_allclose(value, expected, rtol=1e-12)
@@ -324,6 +324,7 @@ def test_power_from_two_point():
     np.testing.assert_allclose(power_from_two_point(nodes, 2), [0, 4 * np.pi / 3, 0], atol=1e-13)
 
 
+# Here and below most fields reach l = 7 and are taken at 50 directions: one shape, compiled once.
 @pytest.mark.parametrize("l_max", [1, 7, 64])
 def test_a_rotated_field_carries_its_values_along(l_max):
     coefficients = draw(l_max)
@@ -346,15 +347,15 @@ def test_a_rotated_dipole_is_the_rotated_vector():
 
 def test_a_turn_about_the_pole_is_a_phase():
     """a_lm -> a_lm exp(-i m angle): the field moves to larger right ascension."""
-    coefficients = draw(5)
+    coefficients = draw(7)
     alm = to_healpy(rotate(coefficients, rotation([0, 0, 1], 0.4)))
-    m = healpy.Alm.getlm(5)[1]
+    m = healpy.Alm.getlm(7)[1]
     np.testing.assert_allclose(alm, to_healpy(coefficients) * np.exp(-0.4j * m), atol=1e-13)
 
 
 def test_rotations_compose_and_batches_rotate_alike():
     first, second = rotation([1, 0, 0], 0.5), rotation([0, 1, 1], -2.0)
-    coefficients = draw(6, batch=(2, 3))
+    coefficients = draw(7, batch=(2, 3))
     twice = rotate(rotate(coefficients, first), second)
     np.testing.assert_allclose(twice, rotate(coefficients, second @ first), atol=1e-12)
     np.testing.assert_allclose(rotate(coefficients[1, 2], first), rotate(coefficients, first)[1, 2], atol=1e-12)
@@ -364,7 +365,7 @@ def test_parity_turns_the_sign_of_odd_degrees():
     coefficients = draw(7)
     degree, _ = degrees_and_orders(7)
     np.testing.assert_allclose(rotate(coefficients, -np.eye(3)), (-1.0) ** degree * coefficients, atol=1e-13)
-    ra, dec = directions(20)
+    ra, dec = directions(50)
     antipode = evaluate(coefficients, ra + np.pi, -dec)
     np.testing.assert_allclose(antipode, evaluate((-1.0) ** degree * coefficients, ra, dec), atol=1e-12)
 
@@ -387,7 +388,7 @@ def test_single_precision_stays_single_and_is_good_to_a_few_ulp(l_max):
     assert values.dtype == jnp.float32
     expected = evaluate(exact, np.asarray(ra, float), np.asarray(dec, float))
     np.testing.assert_allclose(values, expected, atol=l_max * 1e-6 * scale)
-    assert rotate(coefficients[:16], jnp.eye(3, dtype=jnp.float32)).dtype == jnp.float32
+    assert jax.eval_shape(rotate, coefficients[:16], jnp.eye(3, dtype=jnp.float32)).dtype == jnp.float32
 
 
 def test_gradients():
@@ -418,12 +419,12 @@ def test_the_gradient_of_a_synthesis_is_its_adjoint():
     """<map, synthesis(s)> = <gradient, s> for any map."""
     grid = RingGrid(16, 20)
     sky = jnp.asarray(np.random.default_rng(3).normal(size=grid.shape))
-    value, gradient = jax.value_and_grad(lambda s: jnp.vdot(sky, synthesis(s, grid)))(jnp.asarray(draw(9)))
+    value, gradient = jax.jit(jax.value_and_grad(lambda s: jnp.vdot(sky, synthesis(s, grid))))(draw(9))
     np.testing.assert_allclose(value, gradient @ draw(9), rtol=1e-12)
 
 
 def test_vmap_is_a_batch():
-    coefficients = jnp.asarray(draw(5, batch=(3,)))
+    coefficients = jnp.asarray(draw(3, batch=(3,)))
     grid = RingGrid(12, 16)
     np.testing.assert_allclose(
         jax.vmap(lambda s: synthesis(s, grid))(coefficients), synthesis(coefficients, grid), atol=1e-13

@@ -7,7 +7,18 @@ import os
 
 import numpy as np
 import pytest
-from diffcr.inference import Counts, FitResult, Simulation, blind, combine, fit, report, simulate_counts
+from diffcr.inference import (
+    BinningOptions,
+    Counts,
+    FitResult,
+    Simulation,
+    blind,
+    combine,
+    fit,
+    report,
+    simulate_events,
+)
+from diffcr.inference.binning import bin_chunks
 
 from diffcr.detector import acceptance
 from diffcr.errors import InputError
@@ -19,7 +30,8 @@ DIPOLE = (0.05, 0.15, 0.0)
 
 
 def simulated(site: str, seed: int, spread: float = 0.0) -> Counts:
-    return simulate_counts(Simulation(find_site(site), 2e5, DIPOLE, weight_spread=spread), GRID, seed)
+    simulation = Simulation(find_site(site), 2e5, DIPOLE, weight_spread=spread)
+    return bin_chunks(simulate_events(simulation, seed), simulation.site, BinningOptions(grid=GRID))
 
 
 @pytest.fixture(scope="module")
@@ -215,9 +227,7 @@ def test_words_name_each_number_with_its_own_error(result):
     assert lines[2].endswith("+- 3.00 x 1e-3")
     assert "(J2000)" in lines[4]
     assert "for 2 degrees of freedom" in lines[5]
-    assert lines[6].startswith(
-        "livetime         uneven, 0 dead time bins: errors 1.25 times those of a constant"
-    )
+    assert lines[6].startswith("livetime         uneven, 0 dead time bins: errors 1.25 times those of a constant")
     assert lines[7].startswith("converged        yes")
 
 
@@ -292,9 +302,7 @@ def drawn(monkeypatch, tmp_path):
         maps, ellipses, names = [], [], []
         sky_map, ellipse = report.plots.sky_map, report.plots.dipole_ellipse
         monkeypatch.setattr(report.plots, "sky_map", lambda *a, **k: maps.append(k) or sky_map(*a, **k))
-        monkeypatch.setattr(
-            report.plots, "dipole_ellipse", lambda *a, **k: ellipses.append(k) or ellipse(*a, **k)
-        )
+        monkeypatch.setattr(report.plots, "dipole_ellipse", lambda *a, **k: ellipses.append(k) or ellipse(*a, **k))
         monkeypatch.setattr(report.plots, "save", lambda figure, path: names.append(path.stem) or path)
         report.write_pictures(result, tmp_path)
         return maps, ellipses, names
