@@ -119,7 +119,7 @@ def integrate_acceptance(
             raise InputError(f"the acceptance of site {site.name!r} is negative or not finite inside its field of view")
         if not float(total) > 0:
             raise InputError(
-                f"no direction of site {site.name!r} is accepted on a grid of {grid.n_ring} x {grid.n_ra}: "
+                f"no direction of site {site.name!r} is accepted on a grid of {grid}: "
                 "widen the zenith range, or raise subdivide"
             )
     return weight / total

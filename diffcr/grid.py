@@ -42,6 +42,10 @@ class RingGrid(eqx.Module):
                     "the default grid has 180 rings of 360 cells"
                 )
 
+    def __str__(self) -> str:
+        """Right-ascension bins x declination rings, such as 360 x 180."""
+        return f"{self.n_ra} x {self.n_ring}"
+
     @property
     def shape(self) -> tuple[int, int]:
         """(n_ring, n_ra)."""
@@ -201,7 +205,7 @@ def rebin(values: np.ndarray, grid: RingGrid, coarse: RingGrid) -> np.ndarray:
     """
     if grid.n_ring % coarse.n_ring or grid.n_ra % coarse.n_ra:
         raise InputError(
-            f"a grid of {grid.n_ring} x {grid.n_ra} cannot be summed into {coarse.n_ring} x {coarse.n_ra}: "
+            f"a grid of {grid} cannot be summed into {coarse}: "
             "both numbers must divide; bin the events again on the grid you want"
         )
     lead = values.shape[:-2]

@@ -68,7 +68,7 @@ SkipBad = Annotated[
 ]
 Grid = Annotated[
     str | None,
-    typer.Option(help="Rings x right-ascension bins of the ring grid (default 180x360).", metavar="RINGSxBINS"),
+    typer.Option(help="Right-ascension bins x declination rings of the grid (default 360x180).", metavar="BINSxRINGS"),
 ]
 TimeFrame = Annotated[
     str | None,
@@ -627,8 +627,11 @@ def _grid(text: str | None):
         return RingGrid()
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(p.strip().isdecimal() for p in parts):
-        raise InputError(f"--grid takes RINGSxBINS such as 180x360, not {text!r}")
-    return RingGrid(*(int(p) for p in parts))
+        raise InputError(f"--grid takes BINSxRINGS such as 360x180, not {text!r}")
+    bins, rings = (int(p) for p in parts)
+    if rings == 2 * bins:
+        raise InputError(f"--grid {text} looks swapped: right-ascension bins come first, so write {rings}x{bins}")
+    return RingGrid(rings, bins)
 
 
 def _numbers(text: str | None, option: str) -> list[float] | None:
@@ -747,7 +750,7 @@ def _tell_counts(counts, path: Path) -> None:
         print(f"counts           {counts.label(place)}: {int(counts.num_events[place])} events")
     grid = counts.grid
     extra = ", blinded" if counts.blinded else ""
-    print(f"written          {path} ({grid.n_ring} x {grid.n_ra} cells, {counts.time_frame}{extra})")
+    print(f"written          {path} ({grid} cells, {counts.time_frame}{extra})")
 
 
 if __name__ == "__main__":

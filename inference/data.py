@@ -344,7 +344,7 @@ def _differs(one: Site, other: Site) -> bool:
 
 def _check_compatible(first: Counts, other: Counts) -> None:
     if first.grid.shape != other.grid.shape:
-        one, two = ("{} x {}".format(*c.grid.shape) for c in (first, other))
+        one, two = (str(c.grid) for c in (first, other))
         raise InputError(f"counts on different grids, {one} and {two}, cannot be joined; bin both with one --grid")
     if first.time_frame != other.time_frame:
         raise InputError(

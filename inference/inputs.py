@@ -136,7 +136,7 @@ def _refuse_options_on_counts(path, counts: Counts, options: dict) -> None:
     grid = options.get("grid")
     if grid is not None and grid.shape != counts.grid.shape:
         raise InputError(
-            f"{path}: its grid is {counts.grid.n_ring} x {counts.grid.n_ra}, not {grid.n_ring} x {grid.n_ra}: "
+            f"{path}: its grid is {counts.grid}, not {grid}: "
             "bin the event list again"
         )
 

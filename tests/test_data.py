@@ -357,7 +357,7 @@ def test_what_cannot_be_joined_is_refused_in_either_order(table, changes, messag
 
 def test_grids_must_agree(table):
     here = table | {"place": np.zeros((3, 500), int)}
-    with pytest.raises(InputError, match=r"different grids, 6 x 12 and 7 x 12, .*bin both with one --grid"):
+    with pytest.raises(InputError, match=r"different grids, 12 x 6 and 12 x 7, .*bin both with one --grid"):
         combine([counts_of(here), counts_of(here, grid=RingGrid(7, 12))])
 
 

@@ -257,7 +257,7 @@ def test_rebinned_counts_by_loops():
 
 @pytest.mark.parametrize("coarse", [RingGrid(5, 6), RingGrid(4, 5)])
 def test_a_grid_that_does_not_divide_is_refused(coarse):
-    with pytest.raises(InputError, match=rf"8 x 12 cannot be summed into {coarse.n_ring} x {coarse.n_ra}: .*divide"):
+    with pytest.raises(InputError, match=rf"12 x 8 cannot be summed into {coarse.n_ra} x {coarse.n_ring}: .*divide"):
         rebin(np.zeros((8, 12)), RingGrid(8, 12), coarse)
 
 

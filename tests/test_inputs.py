@@ -212,7 +212,7 @@ def test_no_event_is_counted_twice_behind_another_site_or_file(files, tmp_path):
         ({"epochs": "yearly"}, "--epochs cannot be applied to counts"),
         ({"orbital_index": 2.7}, "needs the time of each event: bin the event list again"),
         ({"time_frame": "solar"}, "its time frame is sidereal, not solar: bin the event list again"),
-        ({"grid": RingGrid()}, "its grid is 18 x 36, not 180 x 360: bin the event list again"),
+        ({"grid": RingGrid()}, "its grid is 36 x 18, not 360 x 180: bin the event list again"),
         ({"site": "auger"}, "these are counts of HAWC, not of Auger: leave out --site, or bin"),
         ({"site": "hawk"}, "unknown site 'hawk'"),
     ],

@@ -54,7 +54,7 @@ def multinomial_information(
     return information
 
 
-@pytest.mark.parametrize("groups", [36, 6])
+@pytest.mark.parametrize("groups", [36, 1])
 def test_asimov_sky_is_recovered_with_the_covariance_of_a_multinomial(groups):
     """delta_N too; without an epoch the frame stays that of date."""
     rates = np.repeat(wavy(1e6).reshape(groups, -1).mean(axis=1), 36 // groups)
@@ -106,7 +106,7 @@ def test_maximum_is_the_one_scipy_finds_on_the_cube():
     result = fit(counts, l_max=2, exposure=EXPOSURE, rate_bins=36).require_converged()
     exposed = LOCAL.sum(axis=1) > 0
     n_sky, n_time, local = counts.n_sky[0, 0, 0][exposed], counts.n_time[0, 0, 0], LOCAL[exposed]
-    modes = ring_modes(GRID, tuple(np.flatnonzero(exposed)), result.degree, result.order)
+    modes = ring_modes(GRID, tuple(np.flatnonzero(exposed).tolist()), result.degree, result.order)
     columns = (np.arange(36)[:, None] - np.arange(36)) % 36
     basis = np.stack([np.asarray(modes.sky(e)) for e in np.eye(8)])
 
