@@ -74,7 +74,7 @@ class _Accumulator:
         self.shapes = {"n_sky": (rings, bins), "n_local": (rings, bins), "n_half": (2, rings, bins)}
         self.sums = {name: np.zeros(math.prod(shape)) for name, shape in self.shapes.items()}
         self.squares = {name: np.zeros(math.prod(shape)) for name, shape in self.shapes.items()}
-        self.num_events, self.days, self.directions = 0, 0.0, np.zeros(6)
+        self.num_events, self.days, self.directions = 0, 0.0, np.zeros(8)
         self.first, self.last = math.inf, -math.inf
 
     def add(self, cells: Cells, weight: np.ndarray | None, days: np.ndarray, chosen: np.ndarray | None) -> None:
@@ -301,7 +301,7 @@ def _assemble(parts, site: Site, options: BinningOptions, weighted: bool, entry:
     sums = {name: np.zeros(lead + tail) for name, tail in tails.items()}
     squares = {name: np.zeros(lead + tail) for name, tail in tails.items()} if weighted else {}
     num_events, mean_epoch, livetime = np.zeros(lead, np.int64), np.full(lead, np.nan), np.zeros(lead)
-    moments = np.zeros((*lead, 2, 2))
+    moments = np.zeros((*lead, 3, 2))
     for (energy, epoch), part in parts.items():
         place = (0, energies.index(energy), epochs.index(epoch))
         for name, values in part.marginals(False).items():
@@ -311,7 +311,7 @@ def _assemble(parts, site: Site, options: BinningOptions, weighted: bool, entry:
         num_events[place] = part.num_events
         mean_epoch[place] = 2000 + part.days / part.num_events / 365.25
         livetime[place] = part.last - part.first
-        moments[place] = part.directions[2:].reshape(2, 2)
+        moments[place] = part.directions[2:].reshape(3, 2)
     if options.zenith_max is not None and options.zenith_max < site.zenith_max:
         site = dataclasses.replace(site, zenith_max=options.zenith_max)
     history = {} if options.orbital_index is None else {"orbital_removed": {"gamma": options.orbital_index}}

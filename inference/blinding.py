@@ -56,7 +56,7 @@ def _rotated(counts: Counts, bins: int, history: dict) -> Counts:
     angle = bins * counts.grid.step
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     moments = counts.moments.copy()
-    moments[..., 0, :] = moments[..., 0, :] @ turn.T
+    moments[..., [0, 2], :] = moments[..., [0, 2], :] @ turn.T
     # The sums over the events' own right ascensions would tell the angle.
     inputs = tuple({k: v for k, v in e.items() if k not in _TELLTALE} for e in counts.inputs)
     return counts.replace(**moved, w2=squares, moments=moments, history=history, inputs=inputs)

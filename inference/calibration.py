@@ -11,7 +11,7 @@ from diffcr.counts import draw_marginals
 from diffcr.grid import RingGrid
 from diffcr.harmonics import dipole_to_coefficients, synthesis
 
-from .dipole import Dipole, rice_upper_limit
+from .dipole import Dipole
 from .likelihood import form_marginals
 from .multipoles import free_multipoles, make_block, maximise, ring_modes
 from .weights import sandwich_of
@@ -53,7 +53,7 @@ class Toys:
         limits = []
         for delta, covariance in zip(self.estimates, self.covariances, strict=True):
             dipole = Dipole(delta, covariance)
-            limits.append(rice_upper_limit(dipole.amplitude, dipole.rice_sigma, level))
+            limits.append(dipole.upper_limit(level))
         return float(np.mean(np.array(limits) >= truth))
 
     def interval_coverage(self, level: float) -> float:

@@ -38,7 +38,8 @@ class Cells:
 
     Attributes:
         sky, local, half: Flat indices into (ring, ra), (ring, hour_angle) and (half, ring, time), shape (event,).
-        directions: Rows cos RA, sin RA, and cos(dec) times cos RA, sin RA, cos H, sin H; shape (6, event).
+        directions: Rows cos RA, sin RA; cos(dec) times cos RA, sin RA, cos H, sin H; cos t, sin t of the time of the
+            frame. Shape (8, event).
         sin_declination: Shape (event,).
         zenith_cosine: Cosine of the zenith angle, shape (event,).
     """
@@ -53,7 +54,7 @@ class Cells:
     @classmethod
     def empty(cls, size: int) -> "Cells":
         """Room for `size` events."""
-        return cls(*(np.empty(size, np.int64) for _ in range(3)), np.empty((6, size)), np.empty(size), np.empty(size))
+        return cls(*(np.empty(size, np.int64) for _ in range(3)), np.empty((8, size)), np.empty(size), np.empty(size))
 
     def first(self, size: int) -> "Cells":
         """View of the first `size` events."""
@@ -116,6 +117,7 @@ def _fill_block(
         right_ascension = _fraction(right_ascension + (time - sidereal))
         turn_cos, turn_sin = _cos_sin(_TURN * right_ascension)
         x, y = flat * turn_cos, flat * turn_sin
+        time_cos, time_sin = _cos_sin(_TURN * time)
     ring = np.minimum(declination * (rings / math.pi) + (rings / 2 + ROUNDING), rings - 0.5).astype(np.int64)
     tau, column = _bin(time, bins), _bin(right_ascension, bins)
     hour = tau - column
@@ -130,7 +132,7 @@ def _fill_block(
     inverse = 1 / np.maximum(flat, 1e-300)
     np.multiply(x, inverse, out=out.directions[0, part])
     np.multiply(y, inverse, out=out.directions[1, part])
-    for row, values in enumerate((x, y, ahead, aside), 2):
+    for row, values in enumerate((x, y, ahead, aside, time_cos, time_sin), 2):
         out.directions[row, part] = values
     out.sin_declination[part] = z
     np.add(z * math.sin(site.latitude), ahead * math.cos(site.latitude), out=out.zenith_cosine[part])
@@ -246,7 +248,7 @@ def _apparent(days, ra, dec):
 def orbital_weights(days: np.ndarray, cells: Cells, site: Site, spectral_index: float) -> np.ndarray:
     """Inverse of the intensity that the Earth's orbital motion makes in each event's direction; shape (event,)."""
     sidereal = 2 * np.pi * local_turns(days, site.longitude, "sidereal")
-    ahead, aside = cells.directions[4:]
+    ahead, aside = cells.directions[4:6]
     gamma = np.full(len(days), spectral_index)
     return padded(_orbital_weights, days, sidereal, ahead, aside, cells.sin_declination, gamma)
 

@@ -213,7 +213,9 @@ def fit(
         str | None,
         typer.Option(help="Gaussian prior C_l for l >= 2: one value, or one per l from 2.", metavar="C2,C3,.."),
     ] = None,
-    rate_bins: Annotated[int | None, typer.Option(help="Free rates (default: as many as hold 25 events each).")] = None,
+    rate_bins: Annotated[
+        int | None, typer.Option(help="Free rates (default: as many as hold 100 events each).")
+    ] = None,
     grid: Grid = None,
     time_frame: TimeFrame = None,
     epochs: Epochs = None,

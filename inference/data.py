@@ -45,8 +45,9 @@ class Counts:
         n_local: Local counts, shape (observatory, energy, epoch, ring, hour_angle).
         n_half: Counts of the east (0) and west (1) half of the local sky, (observatory, energy, epoch, half,
             ring, time).
-        moments: Sums over the events of w cos(dec) (cos RA, sin RA) and of w cos(dec) (cos H, sin H), shape
-            (observatory, energy, epoch, 2, 2); NaN where only cells are known. They free the dipole from the grid.
+        moments: Sums over the events of w cos(dec) (cos RA, sin RA), of w cos(dec) (cos H, sin H) and of
+            w (cos t, sin t), t the time of the frame; shape (observatory, energy, epoch, 3, 2), NaN where only cells
+            are known. They free the dipole from the grid.
         w2: The same four marginals of the squared weights, by name, or empty for unit weights.
         num_events: Rows counted, shape (observatory, energy, epoch).
         mean_epoch: Mean time of the events [Julian year], same shape; NaN where there is none.
@@ -76,7 +77,7 @@ class Counts:
     def __post_init__(self):
         lead = (len(self.sites), len(self.energies), len(self.epochs))
         if self.moments is None:
-            object.__setattr__(self, "moments", np.full((*lead, 2, 2), np.nan))
+            object.__setattr__(self, "moments", np.full((*lead, 3, 2), np.nan))
         rings, bins = self.grid.shape
         tails = {
             "n_sky": (rings, bins),
@@ -126,7 +127,9 @@ class Counts:
 
     def configurations(self) -> list[tuple[int, int, int]]:
         """Indices (observatory, energy, epoch) of the configurations that hold events."""
-        return [tuple(int(i) for i in index) for index in np.argwhere(self.num_events > 0)]
+        return [
+            tuple(int(i) for i in index) for index in np.argwhere((self.num_events > 0) & (self.n_time.sum(-1) > 0))
+        ]
 
     def label(self, index: tuple[int, int, int]) -> str:
         """Readable name of a configuration."""
@@ -176,7 +179,7 @@ class Counts:
             "energy": list(self.energies),
             "epoch": list(self.epochs),
             "half": ["east", "west"],
-            "frame": ["equatorial", "local"],
+            "frame": ["equatorial", "local", "time"],
             "component": ["cosine", "sine"],
         }
         angles = {
@@ -306,7 +309,7 @@ def combine(parts: list[Counts]) -> Counts:
     out = {name: np.zeros(lead + getattr(first, name).shape[3:]) for name in MARGINALS}
     squares = {name: np.zeros_like(out[name]) for name in MARGINALS} if weighted else {}
     num_events, epoch_sum, livetime = np.zeros(lead, np.int64), np.zeros(lead), np.zeros(lead)
-    moments = np.zeros((*lead, 2, 2))
+    moments = np.zeros((*lead, 3, 2))
     for part in parts:
         place = np.ix_(
             [list(sites).index(s.name) for s in part.sites],

@@ -7,6 +7,7 @@ import numpy as np
 from scipy import optimize, special, stats
 
 LN10 = math.log(10)
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(120)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,34 +57,54 @@ class Dipole:
         return phase_error(self.equatorial, self.covariance[:2, :2])
 
     @property
-    def rice_sigma(self) -> float:
-        """Scatter of one component, along the worse axis of the covariance."""
-        return float(np.sqrt(np.linalg.eigvalsh(self.covariance[:2, :2])[-1]))
+    def axes(self) -> np.ndarray:
+        """Standard deviations along the axes of the equatorial covariance, the larger first, shape (2,)."""
+        return np.sqrt(np.linalg.eigvalsh(self.covariance[:2, :2])[::-1])
 
     def upper_limit(self, level: float) -> float:
         """Upper limit of the true equatorial amplitude at confidence `level` (Rice; see `rice_upper_limit`)."""
-        return rice_upper_limit(self.amplitude, self.rice_sigma, level)
+        return rice_upper_limit(self.amplitude, self.axes[0], level, self.axes[1])
 
 
-def rice_upper_limit(amplitude: float, sigma: float, level: float) -> float:
+def rice_upper_limit(amplitude: float, sigma: float, level: float, minor: float | None = None) -> float:
     """Largest true amplitude for which the measured one, or a smaller one, has probability 1 - level.
 
-    The measured amplitude of a vector with independent normal errors sigma follows Rice's distribution. A
-    downward fluctuation would make the limit arbitrarily small, or empty; the measured amplitude is
-    therefore not taken smaller than its 16 % quantile without a dipole, 0.5905 sigma (power-constrained limit,
-    Cowan et al. 2011, arXiv:1105.3166). Coverage is `level` where the constraint does not act, more where it does.
+    The measured amplitude of a vector with independent normal errors sigma follows Rice's distribution; where the
+    errors along the two axes differ, the true vector is taken along the worse one. A downward fluctuation would make
+    the limit arbitrarily small, or empty; the measured amplitude is therefore not taken smaller than its 16 % quantile
+    without a dipole, 0.5905 sigma for equal errors (power-constrained limit, Cowan et al. 2011, arXiv:1105.3166).
+    Coverage is `level` where the constraint does not act, more where it does.
+
+    Args:
+        amplitude: Measured length.
+        sigma: Standard error along the worse axis.
+        level: Confidence level, such as 0.95.
+        minor: Standard error along the better axis; default the same.
     """
     if not sigma > 0:
         return float("nan")
-    measured = max(amplitude / sigma, math.sqrt(-2 * math.log1p(-0.16)))
+    ratio = 1.0 if minor is None else minor / sigma
+    floor = optimize.brentq(lambda a: _length_cdf(a, 0.0, ratio) - 0.16, 0.0, 2.0, xtol=1e-12)
+    measured = max(amplitude / sigma, floor)
     span = measured + 10 + stats.norm.isf(1 - level)
-
-    def excess(true):
-        return stats.ncx2.cdf(measured**2, 2, true**2) - (1 - level)
-
-    if excess(0.0) <= 0:
+    if _length_cdf(measured, 0.0, ratio) <= 1 - level:
         return 0.0
-    return sigma * float(optimize.brentq(excess, 0.0, span, xtol=1e-10))
+    return sigma * float(
+        optimize.brentq(lambda true: _length_cdf(measured, true, ratio) - (1 - level), 0.0, span, xtol=1e-10)
+    )
+
+
+def _length_cdf(length: float, true: float, ratio: float) -> float:
+    """P(|x| <= length) for x normal about (true, 0) with standard deviations (1, ratio): Rice's for ratio = 1."""
+    if ratio > 1 - 1e-6:
+        return float(stats.ncx2.cdf(length**2, 2, true**2))
+    # Over the second component z = length sin(angle) / ratio, where the first lies within +- length cos(angle).
+    end = np.arcsin(min(1.0, 9 * ratio / length)) if length > 0 else 0.0
+    angle, weight = end * _NODES, end * _WEIGHTS
+    reach = length * np.cos(angle)
+    inside = special.ndtr(reach - true) - special.ndtr(-reach - true)
+    density = np.exp(-0.5 * (length * np.sin(angle) / ratio) ** 2) / math.sqrt(2 * math.pi)
+    return float(np.sum(weight * density * inside * reach / ratio))
 
 
 def phase_error(vector: np.ndarray, covariance: np.ndarray, level: float = special.erf(math.sqrt(0.5))) -> float:

@@ -104,9 +104,12 @@ def merge_test(fit_result, min_counts: float = 20.0) -> MergeTest:
     """
     counts: Counts = fit_result.counts
     places = counts.configurations()
-    scale = 1.0
-    if counts.weighted:
-        scale = counts.sum_weights / float(counts.w2["n_time"].sum())
+
+    def effective(place):
+        if not counts.weighted:
+            return 1.0
+        return float(counts.n_time[place].sum() / counts.w2["n_time"][place].sum())
+
     statistic, freedom = 0.0, 0
     groups = sorted({place[:2] for place in places})
     if all(sum(p[:2] == g for p in places) < 2 for g in groups):
@@ -115,10 +118,15 @@ def merge_test(fit_result, min_counts: float = 20.0) -> MergeTest:
         mine = [k for k, p in enumerate(places) if p[:2] == group]
         if len(mine) < 2:
             continue
-        local = np.stack([counts.n_local[places[k]] for k in mine]) * scale
+        local = np.stack([counts.n_local[places[k]] * effective(places[k]) for k in mine])
         # A_i times what the epoch's rate and the sky give: its expectation is proportional to n_i / A_i.
         seen = np.stack(
-            [_seen(counts.n_local[places[k]], fit_result.acceptances[k]) * counts.n_time[places[k]].sum() for k in mine]
+            [
+                _seen(counts.n_local[places[k]], fit_result.acceptances[k])
+                * counts.n_time[places[k]].sum()
+                * effective(places[k])
+                for k in mine
+            ]
         )
         share = seen / seen.sum(axis=0)
         expected = share * local.sum(axis=0)

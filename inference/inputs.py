@@ -135,10 +135,7 @@ def _refuse_options_on_counts(path, counts: Counts, options: dict) -> None:
         raise InputError(f"{path}: its time frame is {counts.time_frame}, not {frame}: bin the event list again")
     grid = options.get("grid")
     if grid is not None and grid.shape != counts.grid.shape:
-        raise InputError(
-            f"{path}: its grid is {counts.grid}, not {grid}: "
-            "bin the event list again"
-        )
+        raise InputError(f"{path}: its grid is {counts.grid}, not {grid}: bin the event list again")
 
 
 def _refuse_other_site(path, counts: Counts, site: Site) -> None:

@@ -77,6 +77,7 @@ def ring_modes(
     degree: np.ndarray,
     order: np.ndarray,
     rotation: float = 0.0,
+    cell_average: bool = True,
     dtype=None,
 ) -> RingModes:
     """Build `RingModes` on the host in 64-bit floats.
@@ -87,9 +88,10 @@ def ring_modes(
         degree, order: l and m of each coefficient.
         rotation: Right ascension of this configuration's frame minus that of the common frame [rad]:
             the sky of the common frame at RA - rotation is seen at RA here.
+        cell_average: Whether cells hold averages over their solid angle, or values at their centres.
         dtype: Float type of the result.
     """
-    basis = ring_basis(grid, int(degree.max()))[:, :, list(rings)]
+    basis = ring_basis(grid, int(degree.max()), cell_average)[:, :, list(rings)]
     orders = np.arange(basis.shape[1])
     profile = basis[degree, np.abs(order)]
     cosine = np.zeros((len(degree), len(orders), len(rings)))
@@ -155,31 +157,28 @@ def make_block(data: Marginals, modes: RingModes, groups: int) -> Block:
     )
 
 
-def with_moments(
-    block: Block, sky: Float[AnyArray, "2"], local: Float[AnyArray, "2"], rotation: float | Array
-) -> Block:
-    """Use the events' own directions in the first-order terms of the dipole, instead of cell averages.
+def with_moments(block: Block, moments: Float[AnyArray, "3 2"], rotation: float | AnyArray) -> Block:
+    """Use the events' own directions and times in the first-order terms of the dipole, instead of cell averages.
 
-    The estimate then hardly depends on the grid: only the second-order terms and the shape of the rate within
-    a bin are left to the cells.
+    The score of a dipole about isotropy is then that of the unbinned events, whatever the grid, the rate within a
+    bin and the number of free rates; the cells are left with the second-order terms.
 
     Args:
         block: The data, with m = 0 absent and the multipoles in the order of `free_multipoles`.
-        sky: Sums over events of w cos(dec) (cos RA, sin RA); NaN where unknown, which changes nothing.
-        local: Sums over events of w cos(dec) (cos H, sin H).
+        moments: Sums over events of w cos(dec) (cos RA, sin RA), of w cos(dec) (cos H, sin H) and of w (cos t, sin t);
+            NaN where unknown, which changes nothing.
         rotation: As in `ring_modes`.
     """
     orders, n = block.modes.sky_cosine.shape
+    sky, local, time = moments
     norm = math.sqrt(3 / (4 * math.pi))
     cosine, sine = jnp.cos(rotation), jnp.sin(rotation)
     # Complex numbers P = sum w cos(dec) exp(i RA) and Q = sum w cos(dec) exp(-i H), both times exp(-i rotation).
     p_re, p_im = sky[0] * cosine + sky[1] * sine, sky[1] * cosine - sky[0] * sine
     q_re, q_im = local[0] * cosine - local[1] * sine, -local[1] * cosine - local[0] * sine
-    # Within a time bin the rate is constant: exp(i t) averages to its value at the centre times sinc.
-    smear = norm * float(np.sinc(1 / n))
     exact_sky = norm * jnp.stack([p_im, p_re])
-    exact_pairs = -smear * jnp.array([[q_im, q_re], [q_re, -q_im]])  # rows: cosine, sine of the rate
-    modes = block.modes
+    exact_pairs = -norm * jnp.array([[q_im, q_re], [q_re, -q_im]])  # rows: cosine, sine of the rate
+    modes, first = block.modes, jnp.array([0, orders])
     binned_pairs = -jnp.concatenate(
         [
             _einsum("pmr,mr->mp", modes.cosine, block.count_cosine)
@@ -187,18 +186,19 @@ def with_moments(
             _einsum("pmr,mr->mp", modes.sine, block.count_cosine)
             + _einsum("pmr,mr->mp", modes.cosine, block.count_sine),
         ]
-    )[jnp.array([0, orders])][:, :2]
-    pairs = exact_pairs - binned_pairs
+    )[first][:, :2]
     basis = _einsum("pmr,ma->pra", modes.cosine[:2], modes.sky_cosine)
     basis += _einsum("pmr,ma->pra", modes.sine[:2], modes.sky_sine)
     binned_sky = jnp.sum(basis * block.data.sky, axis=(1, 2))
-    start = jnp.sum(block.rate_modes, axis=1)[jnp.array([0, orders])]
-    linear = exact_sky - binned_sky + _dot(start, pairs)
+    start = jnp.sum(block.rate_modes, axis=1)[first]
+    linear = exact_sky - binned_sky + _dot(time / block.data.total, exact_pairs) - _dot(start, binned_pairs)
+    # A shift of the rate is constant within a time bin: exp(i t) averages to its value at the centre times sinc.
+    pairs = float(np.sinc(1 / n)) * exact_pairs - binned_pairs
     known = jnp.all(jnp.isfinite(linear)) & jnp.all(jnp.isfinite(pairs))
     return dataclasses.replace(
         block,
         linear=block.linear.at[:2].set(jnp.where(known, linear, 0.0)),
-        bilinear=block.bilinear.at[jnp.array([0, orders]), :2].set(jnp.where(known, pairs, 0.0)),
+        bilinear=block.bilinear.at[first, :2].set(jnp.where(known, pairs, 0.0)),
     )
 
 

@@ -73,6 +73,8 @@ def test_fast_cells_equal_the_plain_formulas(frame, equinox):
         )
         rows = [np.cos(frame_ra), np.sin(frame_ra), np.cos(dec) * np.cos(frame_ra), np.cos(dec) * np.sin(frame_ra)]
         rows += [np.cos(dec) * np.cos(hour_angle), np.cos(dec) * np.sin(hour_angle)]
+        time = np.asarray(local_time(days, HAWC.longitude, frame))
+        rows += [np.cos(time), np.sin(time)]
         np.testing.assert_allclose(cells.directions, rows, atol=3e-8)
         np.testing.assert_allclose(cells.zenith_cosine, np.cos(horizon(hour_angle, dec, HAWC.latitude)[0]), atol=3e-8)
 

@@ -55,6 +55,7 @@ def test_test_statistic_is_chi_squared_without_a_dipole(name):
     assert found.limit_coverage(0.95) == 1.0
 
 
+@pytest.mark.slow
 def test_weighted_skies_are_calibrated():
     """Log-normal weights of spread 0.8: without the sandwich the pulls would be 1.4 wide."""
     found = toys("auger", (0.0, 0.0), 13, num_toys=150, weight_spread=0.8)
@@ -93,13 +94,14 @@ def test_limit_coverage_counts_limits_above_the_truth():
     assert found.limit_coverage(0.95) == 0.75
 
 
+@pytest.mark.slow
 def test_skies_follow_the_seed_and_a_last_batch_may_be_short():
     one, other, third = (
         toys("auger", (0.0, 0.0), seed, n).estimates for seed, n in ((11, 60), (11, 50), (12, 50))
     )
-    np.testing.assert_array_equal(one[:50], other)
+    np.testing.assert_allclose(one[:50], other, atol=1e-10)
     assert len(one) == 60
-    assert not np.any(one[:50] == third)
+    assert np.abs(one[:50] - third).min() > 0
 
 
 def test_event_lists_are_calibrated_with_the_moments_of_the_events():
@@ -128,4 +130,3 @@ def test_event_lists_are_calibrated_with_the_moments_of_the_events():
     assert_calibrated(np.array(pulls))
     # The moments were used, and they move the estimate by less than its error.
     assert 1e-3 < np.std(cells) < 0.5
-    print(np.mean(pulls, 0), np.std(pulls, 0), np.std(cells), np.mean(cells, 0))

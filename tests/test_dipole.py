@@ -75,6 +75,17 @@ def test_rice_limits_cover(truth):
         assert covered < 0.965  # not by being too wide
 
 
+@pytest.mark.parametrize("ratio", [0.7, 0.3, 0.05])
+def test_limits_cover_for_unequal_errors_with_the_truth_along_the_worse_axis(ratio):
+    rng = np.random.default_rng(3)
+    draws = np.hypot(2.0 + rng.standard_normal(3000), ratio * rng.standard_normal(3000))
+    covered = np.mean([rice_upper_limit(a, 1.0, 0.95, ratio) >= 2.0 for a in draws])
+    assert abs(covered - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 3000)
+    across = np.hypot(rng.standard_normal(3000), 2.0 * ratio + ratio * rng.standard_normal(3000))
+    assert np.mean([rice_upper_limit(a, 1.0, 0.95, ratio) >= 2.0 * ratio for a in across]) >= 0.95
+    assert rice_upper_limit(3.0, 2.0, 0.95, 2.0) == pytest.approx(rice_upper_limit(3.0, 2.0, 0.95))
+
+
 def test_p_value_of_two_degrees_of_freedom_is_exponential():
     assert log10_p_value(35.0, 2) == pytest.approx(-35.0 / 2 / np.log(10))
     assert log10_p_value(0.0, 2) == 0

@@ -4,6 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from diffcr.inference import BinningOptions
+from diffcr.inference.binning import bin_chunks
+from diffcr.inference.events import EventChunk
 from diffcr.inference.likelihood import conditional_difference, form_marginals, second_order
 from diffcr.inference.multipoles import (
     band_limited,
@@ -20,10 +23,12 @@ from jax.test_util import check_grads
 from scipy import optimize
 
 from diffcr.detector import acceptance
+from diffcr.clock import local_time
 from diffcr.grid import RingGrid
 from diffcr.harmonics import synthesis
 from diffcr.rate import rate
 from diffcr.site import site
+from diffcr.sky import equatorial_of
 
 GRID = RingGrid(12, 24)
 SITE = site("-20,30,60")
@@ -72,7 +77,7 @@ def test_equals_the_general_difference_form(l_max):
 
 
 def test_written_out_derivatives_equal_automatic_ones():
-    block = with_moments(block_of(2, rotation=0.3), jnp.array([300.0, -200.0]), jnp.array([5000.0, 100.0]), 0.3)
+    block = with_moments(block_of(2, rotation=0.3), jnp.array([[300.0, -200], [5000, 100], [50, 70]]), 0.3)
     rng = np.random.default_rng(2)
     theta, shift = 0.03 * rng.standard_normal(6), 0.02 * rng.standard_normal(5)
     d = derivatives(block, theta, shift)
@@ -194,18 +199,26 @@ def test_many_free_multipoles_cost_what_the_table_says():
     np.testing.assert_allclose(error([("hawc", 4.0), ("icecube", 1.0)], 2), 3.53, rtol=0.1)
 
 
-def test_moments_of_the_events_replace_cell_averages_consistently():
-    """Moments computed from the cells themselves change the estimate by the width of the cells only."""
-    block = block_of(1)
-    n_sky, n_local = COUNTS.n_sky[0, 0, 0], COUNTS.n_local[0, 0, 0]
-    modes = ring_modes(GRID, tuple(range(12)), *free_multipoles(1))
-    norm = np.sqrt(3 / (4 * np.pi))
-    north, east = (np.asarray(modes.sky(e)) / norm for e in (np.array([0.0, 1.0]), np.array([1.0, 0.0])))
-    smear = np.sinc(1 / 24)
-    flat = np.hypot(north, east)[:, :1] / smear
-    local = [np.sum(n_local * flat * f(GRID.hour_angle)) for f in (np.cos, np.sin)]
-    moved = with_moments(block, jnp.array([np.sum(n_sky * north), np.sum(n_sky * east)]), jnp.array(local), 0.0)
-    np.testing.assert_allclose(moved.linear, 0, atol=1e-8 * float(block.data.total))
-    np.testing.assert_allclose(moved.bilinear, 0, atol=1e-8 * float(block.data.total))
-    unknown = with_moments(block, jnp.array([np.nan, np.nan]), jnp.array([np.nan, np.nan]), 0.0)
+def test_moments_of_the_events_make_the_score_unbinned():
+    """On six bins of time and right ascension, with a steep rate and acceptance: the score of an isotropic sky is that
+    of the events, sum Y(n) - sum over events of Y(dec, t' - H) averaged over the times t' of all events."""
+    rng = np.random.default_rng(6)
+    grid = RingGrid(4, 6)
+    days = 5844.5 + np.sort(rng.beta(2, 5, 6000))  # one night, most of it early
+    zenith, azimuth = np.arccos(rng.uniform(0.5, 1, 6000)), 2 * np.pi * rng.beta(2, 3, 6000)
+    events = EventChunk(days, None, None, zenith, azimuth, None, None, 1, 0)
+    counts = bin_chunks([events], SITE, BinningOptions(grid=grid))
+    hour_angle, dec = (np.asarray(x) for x in equatorial_of(zenith, azimuth, SITE.latitude))
+    time = np.asarray(local_time(days, SITE.longitude))
+    flat, mean = np.cos(dec), np.mean(np.exp(1j * time))
+    score = np.sum(flat * np.exp(1j * (time - hour_angle))) - mean * np.sum(flat * np.exp(-1j * hour_angle))
+    data = form_marginals(counts.n_sky[0, 0, 0], counts.n_time[0, 0, 0], counts.n_local[0, 0, 0])
+    block = make_block(data, ring_modes(grid, data.rings, *free_multipoles(1)), 6)
+    zero = np.zeros(2), np.zeros(3)
+    exact = derivatives(with_moments(block, counts.moments[0, 0, 0], 0.0), *zero).g_t * np.sqrt(4 * np.pi / 3)
+    np.testing.assert_allclose(exact, [score.imag, score.real], rtol=1e-5, atol=1e-3)
+    binned = derivatives(block, *zero).g_t * np.sqrt(4 * np.pi / 3)
+    assert np.max(np.abs(np.asarray(binned) - np.asarray(exact))) > 5
+    unknown = with_moments(block, np.full((3, 2), np.nan), 0.0)
     assert not np.any(unknown.linear)
+    assert not np.any(unknown.bilinear)

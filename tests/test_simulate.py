@@ -158,7 +158,6 @@ def test_dipole_of_j2000_is_recovered_in_j2000(year):
     in_date = estimate(1 + date @ delta)[1] - nothing[1]
     np.testing.assert_allclose(in_j2000, delta[:2], atol=5 * 0.05 * 3 / np.sqrt(2e5))
     phase = np.degrees(np.arctan2(in_j2000[1], in_j2000[0]) - np.arctan2(in_date[1], in_date[0]))
-    print(year, phase, in_j2000, in_date)
     assert abs(phase) < 0.01
     np.testing.assert_allclose(np.hypot(*in_j2000), np.hypot(*in_date), rtol=1e-3)
 

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 from diffcr.inference.fit import DIPOLE_NORM, fit
-from helpers import asimov, dipole_sky, drawn
+from helpers import as_counts, asimov, dipole_sky, drawn
 
 from diffcr.counts import MarginalCounts
 from diffcr.detector import acceptance
@@ -36,7 +36,7 @@ def test_weights_independent_of_the_cell_widen_the_errors_by_their_spread(kind):
     counts = drawn(SITE, GRID, LOCAL, RATE, SKY, seed=1)
     plain = fit(counts, rate_bins=6, **KINDS[kind])
     weighted = fit(with_weights(counts, 1.7), rate_bins=6, **KINDS[kind])
-    np.testing.assert_array_equal(weighted.multipoles, plain.multipoles)
+    np.testing.assert_allclose(weighted.multipoles, plain.multipoles, rtol=1e-9)
     # The joint distribution of w^2 is taken as a product of marginals: the sky's few per cent are neglected.
     scale = np.sqrt(np.diag(plain.covariance))
     np.testing.assert_allclose(
@@ -57,6 +57,7 @@ def test_unit_weights_change_nothing(kind):
     np.testing.assert_allclose(weighted.covariance, plain.covariance, rtol=1e-8, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_a_prior_is_part_of_the_variance():
     """With unit weights the covariance stays the inverse of the penalised information."""
     counts = asimov(SITE, GRID, LOCAL, RATE, np.ones(GRID.shape))
@@ -67,9 +68,10 @@ def test_a_prior_is_part_of_the_variance():
 
 @functools.cache
 def weight_of_cell() -> np.ndarray:
-    """Weights that depend on the local cell alone, shape (ring, hour_angle): large near the southern pole."""
-    west = 1 + 0.5 * np.sin(GRID.hour_angle)
-    return np.outer(np.exp(-3.0 * np.sin(GRID.declination)), west)
+    """Weights that depend on the local cell alone, shape (ring, hour_angle): 30 times larger near the southern pole,
+    where an event tells little about the dipole, and a little larger in the west."""
+    pole = np.where(GRID.declination < -1.2, 30.0, 1.0)
+    return np.outer(pole, 1 + 0.2 * np.sin(GRID.hour_angle))
 
 
 def drawn_with_cell_weights(seed):
@@ -90,12 +92,10 @@ def drawn_with_cell_weights(seed):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_covariance_is_the_scatter_where_weights_depend_on_the_cell(kind):
-    """150 skies: variances within 4 sqrt(2 / 150), and not what equal weights of the same spread would give."""
-    from helpers import as_counts
-
+    """150 skies: variances to 4 sqrt(2 / 150). By the spread of the weights they would be 2.5 times larger."""
     known = LOCAL * weight_of_cell()
     options = {"free": {}, "known": {"exposure": {SITE.name: known / known.sum()}}}[kind]
-    pulls, naive, statistics = [], [], []
+    pulls, naive = [], []
     for seed in range(150):
         first, second, number = drawn_with_cell_weights(seed)
         counts = as_counts(SITE, GRID, first, second, number)
@@ -104,12 +104,11 @@ def test_covariance_is_the_scatter_where_weights_depend_on_the_cell(kind):
         pulls.append((result.dipole.delta - truth) / np.sqrt(np.diag(result.dipole.covariance)))
         ratio = counts.sum_weights / counts.effective_events
         inverse = np.linalg.inv(result.information) * ratio / DIPOLE_NORM**2
-        naive.append(np.sqrt(np.diag(inverse)[1] / result.dipole.covariance[0, 0]))
-        statistics.append(result.test_statistic)
+        naive.append(inverse[1, 1] / result.dipole.covariance[0, 0])
     pulls = np.array(pulls)
     np.testing.assert_allclose(np.var(pulls, axis=0), 1, atol=4 * np.sqrt(2 / 150))
     np.testing.assert_allclose(np.mean(pulls, axis=0), 0, atol=4 / np.sqrt(150))
-    print(kind, np.var(pulls, axis=0), np.mean(pulls, axis=0), np.mean(naive))
+    assert np.mean(naive) > 2
 
 
 def test_statistic_is_chi_squared_for_isotropy_with_heavy_weights():
