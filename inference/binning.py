@@ -353,6 +353,7 @@ def bin_events(
         "columns": {role: str(column) for role, column in reader.columns.items()},
         "time_format": reader.time_format,
         "equinox": options.equinox,
+        "azimuth": reader.azimuth,
         **counts.inputs[0],
     }
     return counts.replace(inputs=(entry,))

@@ -17,7 +17,8 @@ _CONTEXT = b"diffcr blinding of right ascension"
 def blind(counts: Counts, key: str) -> Counts:
     """Rotate right ascension and time of all counts by a whole number of bins that follows from the key.
 
-    Rates, acceptances, amplitudes and significances stay as they are; every phase is off by the secret angle.
+    Rates, acceptances, amplitudes and significances stay as they are; every phase is off by the secret angle. (Where
+    the fit groups time bins into fewer free rates, the groups begin elsewhere: a change of some per cent of the error.)
     The key is not kept, only a hash that tells whether a later key is the same.
 
     Raises:

@@ -6,7 +6,9 @@ Exit codes: 0 done, 2 bad input (one line says what, where and the remedy), 3 fi
 
 import math
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +36,8 @@ SiteOption = Annotated[
     list[str] | None,
     typer.Option(
         "--site",
-        help="Observatory, or LAT,LON,ZENITH in degrees. Once for all inputs, or once each.",
+        help="Observatory (IceCube, IceTop, HAWC, LHAASO, Auger, TA, KASCADE-Grande, Tibet, ARGO-YBJ, "
+        "Super-Kamiokande, GRAPES-3, Milagro), or LAT,LON,ZENITH in degrees. Once for all inputs, or once each.",
         metavar="SITE",
     ),
 ]
@@ -88,7 +91,10 @@ EnergyMin = Annotated[float | None, typer.Option(help="Cut events below this ene
 EnergyMax = Annotated[float | None, typer.Option(help="Cut events at and above this energy.", metavar="E")]
 EnergyEdges = Annotated[
     str | None,
-    typer.Option(help="Edges of energy bins, E1,E2,..; each bin has its own rate and acceptance.", metavar="E1,E2,.."),
+    typer.Option(
+        help="Edges of energy bins, E1,E2,..; each bin has its own rate and acceptance, all share one sky.",
+        metavar="E1,E2,..",
+    ),
 ]
 Start = Annotated[str | None, typer.Option("--from", help="Cut events before this date or MJD.", metavar="DATE")]
 End = Annotated[str | None, typer.Option("--to", help="Cut events from this date or MJD on.", metavar="DATE")]
@@ -116,6 +122,7 @@ def main() -> None:
     import jax
 
     jax.config.update("jax_enable_x64", True)
+    previous = _interrupt_at_once()
     try:
         code = app(standalone_mode=False, prog_name="diffcr")
         sys.stdout.flush()
@@ -144,9 +151,31 @@ def main() -> None:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
             _fail(_usage(error), 2)
         raise
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGINT, previous)
     if code == 130:
         _fail("interrupted", 130)
     sys.exit(code or 0)
+
+
+def _interrupt_at_once():
+    """Make Ctrl-C end the process with 130 wherever it is; returns the previous handler.
+
+    An exception raised inside compiled code, or in a thread's callback, may be lost there, or bring the whole
+    process down on the way out. Files appear under their names only when complete; what is half-written goes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return None
+
+    def leave(*_):
+        for folder in {Path.cwd(), *(p for a in sys.argv[1:] for p in (Path(a), Path(a).parent) if p.is_dir())}:
+            for part in folder.glob(f".*.{os.getpid()}.part"):
+                part.unlink(missing_ok=True)
+        os.write(2, b"diffcr: interrupted\n")
+        os._exit(130)
+
+    return signal.signal(signal.SIGINT, leave)
 
 
 def _usage(error) -> str:
@@ -497,6 +526,11 @@ def _tell_inputs(counts) -> None:
 
 
 def _tell_input(entry: dict) -> None:
+    if "columns" in entry:
+        unused = ("zenith", "azimuth") if "ra" in entry["columns"] else ()
+        columns = ", ".join(f"{role}={name}" for role, name in entry["columns"].items() if role not in unused)
+        used = f"azimuth {entry['azimuth']}" if "ra" not in entry["columns"] else f"equinox {entry['equinox']}"
+        print(f"read             {entry['file']}: {columns} ({used}; {entry['site']})", file=sys.stderr)
     for note in entry.get("notes", []):
         print(f"note             {entry['file']}: {note}", file=sys.stderr)
     if entry.get("bad_rows"):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from diffcr.errors import InputError
 from diffcr.site import Site
@@ -148,9 +149,9 @@ def _refuse_other_site(path, counts: Counts, site: Site) -> None:
 
 
 def _refuse_weightless(path, counts: Counts) -> None:
-    if not counts.configurations():
+    if not counts.num_events.any():
         raise InputError(f"{path}: the counts hold no event: nothing can be fitted; bin with other cuts")
-    for place in counts.configurations():
+    for place in (tuple(int(i) for i in index) for index in np.argwhere(counts.num_events > 0)):
         if not counts.n_time[place].sum() > 0:
             raise InputError(
                 f"{path}: the weights of all {int(counts.num_events[place])} events of {counts.label(place)} are zero; "

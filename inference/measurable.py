@@ -15,6 +15,10 @@ MAX_INFLATION = 10.0
 
 def require_measurable(counts: Counts, data, modes, degree, order, prior) -> float:
     """Refuse multipoles the field of view or the livetime cannot support; return the livetime's inflation."""
+    if counts.effective_events < 10:
+        raise InputError(
+            f"{int(counts.num_events.sum())} events are too few events for a fit of rate and acceptance; add data"
+        )
     pairs = [(np.asarray(d.local), np.asarray(d.rate), m) for d, m in zip(data, modes, strict=True)]
     information = sum(expected_information(*pair) for pair in pairs)
     even = sum(expected_information(n, np.full_like(rate, 1 / len(rate)), m) for n, rate, m in pairs)

@@ -6,7 +6,6 @@ global rcParams. Unexposed (NaN) sky is light grey; on maps of the sky right asc
 
 import contextlib
 import os
-import secrets
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -252,7 +251,7 @@ def save(figure: Figure, path: str | os.PathLike) -> Path:
     }
     if kind not in options:
         raise InputError(f"a picture is written as .png or .pdf, not as {path.name!r}: change the suffix")
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         figure.savefig(partial, format=kind, **options[kind])
         os.replace(partial, path)
@@ -392,7 +391,9 @@ def _draw_rate(
     axes.stairs(high, shown, baseline=low, fill=True, color=_BLUE, alpha=0.3, linewidth=0, label=r"$\pm 1\sigma$")
     axes.stairs(middle, shown, baseline=None, color=_BLUE, linewidth=1.0, label="Counts")
     if fitted is not None:
-        axes.plot((shown[1:] + shown[:-1]) / 2, expected, color=_VERMILION, linewidth=1.6, label="Fit")
+        axes.plot(
+            (shown[1:] + shown[:-1]) / 2, expected, color=_VERMILION, linewidth=1.6, label="Fitted rate (sky removed)"
+        )
     starts = np.flatnonzero(~live & np.concatenate([[True], live[:-1]]))
     ends = np.flatnonzero(~live & np.concatenate([live[1:], [True]])) + 1
     for index, (start, end) in enumerate(zip(starts, ends, strict=True)):

@@ -8,16 +8,18 @@ from pathlib import Path
 import numpy as np
 
 import diffcr
+from diffcr.detector import field_of_view
 from diffcr.errors import InputError
 from diffcr.grid import RingGrid, rebin
 
 from . import plots
 from .data import Counts
+from .epochs import merge_test
 from .estimators import RayleighResult, rayleigh_of_counts
 from .fit import FitResult, dead_bins
 from .smoothing import smooth_sky
 
-PICTURES = ("counts", "relative_intensity", "rate", "acceptance", "projection", "dipole", "panel")
+PICTURES = ("acceptance", "relative_intensity", "counts", "rate", "projection", "dipole", "panel")
 _SMOOTHING = math.radians(45.0)
 
 
@@ -86,6 +88,7 @@ def fit_summary(result: FitResult) -> dict:
         "degrees_of_freedom": result.degrees_of_freedom,
         "log10_p": result.log10_p,
         "significance_sigma": result.significance,
+        "merge_test": _merge_test(result),
         "blinded": hidden,
         "dipole": entry,
         "multipoles": _multipoles(result, hidden),
@@ -115,6 +118,22 @@ def _observatory(counts: Counts, k: int) -> dict:
     site = counts.sites[k]
     degrees = {f"{n}_deg": math.degrees(getattr(site, n)) for n in ("latitude", "longitude", "zenith_max")}
     return {"name": site.name, **degrees, "num_events": int(counts.num_events[k].sum())}
+
+
+def _merge_test(result: FitResult) -> dict | None:
+    """Whether the epochs could share one acceptance; None for one epoch, or too few events to tell."""
+    if len(result.counts.epochs) < 2:
+        return None
+    try:
+        test = merge_test(result)
+    except InputError:
+        return None
+    return {
+        "test_statistic": test.test_statistic,
+        "degrees_of_freedom": test.degrees_of_freedom,
+        "log10_p": test.log10_p,
+        "allowed": test.allowed,
+    }
 
 
 def _multipoles(result: FitResult, hidden: bool) -> dict:
@@ -200,84 +219,118 @@ def contrast_of_date(result: FitResult) -> np.ndarray:
 
 
 def write_pictures(result: FitResult, folder: Path) -> list[Path]:
-    """Draw the pictures of a fit into a folder; returns the paths. Without errors there is no error ellipse."""
+    """Draw the pictures of a fit into a folder; returns the paths.
+
+    While the counts are blinded, pictures that would tell a phase, or the angle by comparison with an open one
+    (rate, projection, dipole, panel), are left out. Without errors there is no error ellipse.
+    """
     counts, grid = result.counts, result.counts.grid
-    edges = grid.declination_edges
-    frame = (
-        f"equatorial, of date ({counts.overall_epoch():.1f})" if counts.time_frame == "sidereal" else counts.time_frame
-    )
-    if counts.blinded:
-        frame = "right ascension blinded"
-    galactic = counts.time_frame == "sidereal" and not counts.blinded
-    sky = counts.n_sky.sum(axis=(0, 1, 2))
+    drawn = {f"acceptance{suffix}": _acceptance_picture(result, k) for k, suffix in _first_of_each(counts)}
+    sky = _sky_arguments(result)
+    drawn["relative_intensity"] = plots.sky_map(**sky)
     background = sum(backgrounds(result))
-    smooth = smooth_sky(sky, background, grid.declination, grid.right_ascension, _SMOOTHING)
-    names = ", ".join(s.name for s in counts.sites)
-    sky_arguments = {
-        "values": smooth,
-        "declination_edges": edges,
-        "title": f"{names}: relative intensity, 45 degree top-hat",
+    drawn["counts"] = plots.sky_map(
+        *_per_square_degree(counts.n_sky.sum(axis=(0, 1, 2)), background, grid),
+        f"{_names(counts)}: counts",
+        "Counts per square degree" if not counts.weighted else "Sum of weights per square degree",
+        galactic_plane=sky["galactic_plane"],
+        frame_label=sky["frame_label"],
+    )
+    if not counts.blinded:
+        rates = {suffix: _rate_arguments(result, k) for k, suffix in _first_of_each(counts)}
+        drawn |= {f"rate{suffix}": plots.rate(**arguments) for suffix, arguments in rates.items()}
+        along = _projection_arguments(result)
+        drawn["projection"] = plots.right_ascension_projection(**along)
+        if has_errors(result):
+            dipole = _dipole_arguments(result)
+            drawn["dipole"] = plots.dipole_ellipse(**dipole)
+            drawn["panel"] = plots.demo_panel(sky, along, next(iter(rates.values())), dipole)
+    return [plots.save(figure, folder / f"{name}.png") for name, figure in drawn.items()]
+
+
+def _names(counts: Counts) -> str:
+    return ", ".join(s.name for s in counts.sites)
+
+
+def _first_of_each(counts: Counts) -> list[tuple[int, str]]:
+    """(configuration, suffix of the file name) of the first configuration of each observatory."""
+    firsts: dict[int, int] = {}
+    for k, place in enumerate(counts.configurations()):
+        firsts.setdefault(place[0], k)
+    if len(firsts) == 1:
+        return [(0, "")]
+    return [
+        (k, "_" + "".join(c if c.isalnum() else "-" for c in counts.sites[site].name)) for site, k in firsts.items()
+    ]
+
+
+def _sky_arguments(result: FitResult) -> dict:
+    counts, grid = result.counts, result.counts.grid
+    frame = counts.time_frame
+    if frame == "sidereal":
+        frame = f"equatorial, of date ({counts.overall_epoch():.1f})"
+    background = sum(backgrounds(result))
+    sky = counts.n_sky.sum(axis=(0, 1, 2))
+    return {
+        "values": smooth_sky(sky, background, grid.declination, grid.right_ascension, _SMOOTHING),
+        "declination_edges": grid.declination_edges,
+        "title": f"{_names(counts)}: relative intensity in discs of 45 degrees radius",
         "colorbar_label": "Relative intensity minus 1",
         "diverging": True,
-        "galactic_plane": galactic,
-        "frame_label": frame,
+        "galactic_plane": counts.time_frame == "sidereal" and not counts.blinded,
+        "frame_label": "right ascension blinded" if counts.blinded else frame,
     }
+
+
+def _projection_arguments(result: FitResult) -> dict:
+    counts, grid = result.counts, result.counts.grid
     ratio, error = projection(result)
     bins = max(d for d in range(1, 25) if grid.n_ra % d == 0)
     mean_cos = _projected(result)
-    projection_arguments = {
+    delta, covariance = _of_date(result)
+    return {
         "right_ascension_deg": np.degrees(grid.right_ascension).reshape(bins, -1).mean(axis=1),
         "excess": np.nanmean(ratio.reshape(bins, -1), axis=1),
         "error": np.sqrt(np.nansum(error.reshape(bins, -1) ** 2, axis=1)) / (grid.n_ra // bins),
-        "harmonic": mean_cos * _of_date(result)[0],
-        "harmonic_covariance": mean_cos**2 * _of_date(result)[1],
-        "title": f"{names}: right-ascension projection",
+        "harmonic": mean_cos * delta,
+        "harmonic_covariance": mean_cos**2 * covariance,
+        "title": rf"{_names(counts)}: projection, dipole times $\langle\cos\delta\rangle$ = {mean_cos:.2f}",
     }
-    first = counts.configurations()[0]
-    many = len(counts.configurations()) > 1
-    total = counts.n_time.sum(axis=(0, 1, 2))
-    rate_arguments = {
-        "time_counts": total if not many else counts.n_time[first],
+
+
+def _rate_arguments(result: FitResult, k: int) -> dict:
+    counts = result.counts
+    place = counts.configurations()[k]
+    arguments = {
+        "time_counts": counts.n_time[place],
         "time_frame": counts.time_frame,
-        "dead": dead_bins(counts.n_time[first]),
-        "title": counts.label(first) + ": rate",
+        "fitted": result.rates[k] * counts.n_time[place].sum(),
+        "dead": dead_bins(counts.n_time[place]),
+        "title": f"{counts.label(place)}: rate",
     }
-    if not many:
-        rate_arguments["fitted"] = result.rates[0] * total.sum()
-    else:
-        rate_arguments["fitted"] = result.rates[0] * counts.n_time[first].sum()
-    if counts.weighted:
-        rate_arguments["variance"] = counts.w2["n_time"][first]
+    return arguments | ({"variance": counts.w2["n_time"][place]} if counts.weighted else {})
+
+
+def _dipole_arguments(result: FitResult) -> dict:
     dipole = result.dipole
-    dipole_arguments = {
-        "delta": dipole.equatorial if not counts.blinded else np.array([dipole.amplitude, 0.0]),
+    return {
+        "delta": dipole.equatorial,
         "covariance": dipole.covariance[:2, :2],
-        "label": "Maximum likelihood" if not counts.blinded else "Phase hidden (blinded)",
-        "title": f"{names}: equatorial dipole, {result.equinox}",
+        "label": "Maximum likelihood",
+        "title": f"{_names(result.counts)}: equatorial dipole, {result.equinox}",
     }
-    drawn = {
-        "counts": plots.sky_map(
-            *_per_square_degree(sky, background, grid),
-            f"{names}: counts",
-            "Counts per square degree" if not counts.weighted else "Sum of weights per square degree",
-            galactic_plane=galactic,
-            frame_label=frame,
-        ),
-        "relative_intensity": plots.sky_map(**sky_arguments),
-        "rate": plots.rate(**rate_arguments),
-        "acceptance": plots.local_map(
-            _smoothed_acceptance(result),
-            edges,
-            counts.sites[first[0]].latitude,
-            _zenith_edge(counts, first[0]),
-            title=f"{counts.label(first)}: fitted acceptance",
-        ),
-        "projection": plots.right_ascension_projection(**projection_arguments),
-    }
-    if has_errors(result):
-        drawn["dipole"] = plots.dipole_ellipse(**dipole_arguments)
-        drawn["panel"] = plots.demo_panel(sky_arguments, projection_arguments, rate_arguments, dipole_arguments)
-    return [plots.save(figure, folder / f"{name}.png") for name, figure in drawn.items()]
+
+
+def _acceptance_picture(result: FitResult, k: int):
+    counts = result.counts
+    place = counts.configurations()[k]
+    return plots.local_map(
+        _smoothed_acceptance(result, k),
+        counts.grid.declination_edges,
+        counts.sites[place[0]].latitude,
+        _zenith_edge(counts, place[0]),
+        title=f"{counts.label(place)}: fitted acceptance",
+    )
 
 
 def _zenith_edge(counts: Counts, k: int) -> float:
@@ -298,17 +351,21 @@ def _per_square_degree(sky: np.ndarray, background: np.ndarray, grid: RingGrid) 
     return np.where((joined > 0) | (expected > 1e-3 * expected.max()), density, np.nan), coarse.declination_edges
 
 
-def _smoothed_acceptance(result: FitResult) -> np.ndarray:
-    """Acceptance of the first configuration, averaged over discs that hold some 100 events where cells hold fewer."""
-    grid, acceptance = result.counts.grid, result.acceptances[0]
-    events = result.counts.n_local[result.counts.configurations()[0]]
+def _smoothed_acceptance(result: FitResult, k: int) -> np.ndarray:
+    """Acceptance of a configuration, averaged over discs that hold some 100 events where cells hold fewer."""
+    counts, grid, acceptance = result.counts, result.counts.grid, result.acceptances[k]
+    place = counts.configurations()[k]
+    events = counts.n_local[place]
     per_steradian = events.sum() / ((events > 0) * grid.solid_angle[:, None]).sum()
     radius = math.sqrt(100 / per_steradian / math.pi)
     if radius < grid.step:
         return acceptance
-    area = np.broadcast_to(grid.solid_angle[:, None], grid.shape)
+    # Only what the site sees counts as area: otherwise discs on the edge would look dark.
+    seen = np.asarray(field_of_view(counts.sites[place[0]], grid, profile="triangle"))
+    seen = np.where(acceptance > 0, np.maximum(seen, 0.01), seen)
+    area = grid.solid_angle[:, None] * seen
     smooth = smooth_sky(acceptance, area, grid.declination, grid.right_ascension, min(radius, 0.2), 0.0) + 1
-    return smooth * area
+    return np.where(seen > 0, smooth * grid.solid_angle[:, None], 0.0)
 
 
 def _projected(result: FitResult) -> float:
@@ -359,8 +416,20 @@ def describe(summary: dict) -> list[str]:
     lines.append(
         f"significance     {number(summary['significance_sigma'], '.2f', 1)} sigma (TS "
         f"{number(summary['test_statistic'], '.1f', 1)} for {summary['degrees_of_freedom']:.3g} degrees of freedom, "
-        f"log10 p {number(summary['log10_p'], '.2f', 1)})"
+        f"log10 p {number(summary['log10_p'], '.2f', 1)}"
+        + (
+            f", all {len(summary['multipoles']['l'])} multipoles together)"
+            if len(summary["multipoles"]["l"]) > 2
+            else ")"
+        )
     )
+    merge = summary["merge_test"]
+    if merge:
+        verdict = "not excluded" if merge["allowed"] else "excluded"
+        lines.append(
+            f"epochs           one acceptance for all is {verdict} (TS {merge['test_statistic']:.1f} for "
+            f"{merge['degrees_of_freedom']} degrees of freedom, log10 p {merge['log10_p']:.2f})"
+        )
     if (summary["livetime_inflation"] or 1.0) > 1.01:
         dead = sum(c["dead_bins"] for c in summary["configurations"])
         lines.append(

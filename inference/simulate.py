@@ -73,7 +73,9 @@ def simulate_counts(simulation: Simulation, grid: RingGrid, seed: int) -> Counts
     """Poisson counts of every (time, hour angle) cell, in the equator of date of the middle of the data taking."""
     site = simulation.site
     # Sidereal-time and right-ascension bins are boxes; their difference, the hour angle, is a triangle.
-    local = np.asarray(acceptance(site, grid, **simulation.acceptance, profile="triangle"))
+    # Four samples a degree in either direction, so that cells cut by the edge of the field of view are right.
+    samples = max(4, -(-4 * 180 // grid.n_ring))
+    local = np.asarray(acceptance(site, grid, **simulation.acceptance, subdivide=samples, profile="triangle"))
     rate = np.asarray(simulation.rate.sidereal_rate(grid, simulation.start, simulation.end, site.longitude))
     of_date = np.asarray(precession_matrix(simulation.mean_days)) @ np.asarray(simulation.dipole)
     sky = 1 + np.asarray(synthesis(dipole_to_coefficients(jnp.asarray(of_date)), grid, cell_average=True))

@@ -68,9 +68,7 @@ def test_summaries_of_toys_by_hand():
     """Truth (3, 4), estimates off by known numbers of standard deviations."""
     covariance = np.array([[4.0, 0.0], [0.0, 1.0]])
     steps = np.array([[2.0, 0.0], [0.0, -1.0], [4.0, 2.0], [0.0, 0.0]])
-    found = Toys(
-        np.array([3.0, 4.0]), steps + [3.0, 4.0], np.array([covariance] * 4), np.zeros(4), np.ones(4, bool)
-    )
+    found = Toys(np.array([3.0, 4.0]), steps + [3.0, 4.0], np.array([covariance] * 4), np.zeros(4), np.ones(4, bool))
     np.testing.assert_allclose(found.pulls, [[1, 0], [0, -1], [2, 2], [0, 0]])
     # chi2 1, 1, 8 and 0 against 2.28 (68 %) and 9.2 (99 %).
     assert found.interval_coverage(0.68) == 0.75
@@ -96,9 +94,7 @@ def test_limit_coverage_counts_limits_above_the_truth():
 
 @pytest.mark.slow
 def test_skies_follow_the_seed_and_a_last_batch_may_be_short():
-    one, other, third = (
-        toys("auger", (0.0, 0.0), seed, n).estimates for seed, n in ((11, 60), (11, 50), (12, 50))
-    )
+    one, other, third = (toys("auger", (0.0, 0.0), seed, n).estimates for seed, n in ((11, 60), (11, 50), (12, 50)))
     np.testing.assert_allclose(one[:50], other, atol=1e-10)
     assert len(one) == 60
     assert np.abs(one[:50] - third).min() > 0

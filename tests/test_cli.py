@@ -184,7 +184,7 @@ def test_demo_gives_the_published_harmonic_and_says_what_is_next(diffcr, tmp_pat
     outcome = diffcr("demo", "-o", tmp_path / "demo")
 
     assert outcome.code == 0
-    assert outcome.err == ""
+    assert outcome.err.startswith("read             dataset:auger-8eev: time=UTC, ra=RA, dec=dec")
     summary = _read(tmp_path / "demo")
     assert summary["num_events"] == 32187
     assert summary["rayleigh"]["amplitude"] == pytest.approx(0.047, abs=0.0005)
@@ -529,8 +529,10 @@ def test_removing_the_orbital_motion_is_recorded(diffcr, files, tmp_path):
 
 
 def test_blinded_fit_hides_every_phase_until_unblinded(diffcr, files, tmp_path):
-    assert diffcr("fit", files / "hawc.nc", "--no-plots", "-o", tmp_path / "open").code == 0
-    outcome = diffcr("fit", files / "hawc.nc", "--blind", "secret", "--no-plots", "-o", tmp_path / "blind")
+    # One rate per bin: wider groups of time bins would begin elsewhere once time is rotated.
+    options = ("--no-plots", "--rate-bins", "36", "-o")
+    assert diffcr("fit", files / "hawc.nc", *options, tmp_path / "open").code == 0
+    outcome = diffcr("fit", files / "hawc.nc", "--blind", "secret", *options, tmp_path / "blind")
     assert outcome.code == 0
     clear, hidden = _read(tmp_path / "open"), _read(tmp_path / "blind")
     assert hidden["blinded"] is True
@@ -554,7 +556,7 @@ def test_blinded_fit_hides_every_phase_until_unblinded(diffcr, files, tmp_path):
     for name in ("n_sky", "n_time", "n_local", "n_half", "num_events"):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
     assert after.history["unblinded"]["time"].startswith("20")
-    assert diffcr("fit", unblinded, "--no-plots", "-o", tmp_path / "again").code == 0
+    assert diffcr("fit", unblinded, *options, tmp_path / "again").code == 0
     again = _read(tmp_path / "again")["dipole"]
     np.testing.assert_allclose(_numbers(again), _numbers(clear["dipole"]), rtol=1e-9)
 
@@ -761,8 +763,8 @@ REFUSED = {
     "time format": ("fit events.csv HAWC --time-format mjd", "as mjd is not in the years 1900 to 2299"),
     "whole days": ("fit dataset:auger-52eev", "times are whole days.* needs the time of day"),
     "data set": ("fit dataset:auger", "no data set of this name; use one of dataset:auger-8eev"),
-    "one event": ("fit one.csv HAWC", "cannot be measured: .*add a second site or data"),
-    "five events": ("fit five.csv HAWC", "5 events .*too few events for a fit; add data"),
+    "one event": ("fit one.csv HAWC", "1 events are too few events for a fit"),
+    "five events": ("fit five.csv HAWC", "5 events are too few events for a fit of rate and acceptance; add data"),
     # cuts
     "no event left": (
         "fit events.csv HAWC --from 2020-01-01",

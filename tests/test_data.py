@@ -115,7 +115,7 @@ def full(table):
         energies=("1-2", "2-3", "3-9"),
         epochs=("IC86-2011", "IC86-2012 (neu)"),
         weighted=True,
-        moments=rng.normal(size=(2, 3, 2, 2, 2)),
+        moments=rng.normal(size=(2, 3, 2, 3, 2)),
         time_frame="antisidereal",
         inputs=({"file": "ä.csv", "sha256": "00", "bad_rows": 3}, {"file": "b.nc"}),
         history={"orbital_removed": {"gamma": 2.7}, "merged_epochs": ["x", "y"]},

@@ -252,9 +252,7 @@ def test_a_test_needs_two_epochs_and_enough_events():
     with pytest.raises(InputError, match="at least two epochs of one observatory; bin with --epochs"):
         merge_test(fit(one_epoch(asimov, "one", LOCAL, 1e5, (0.1, 1.0), FLAT)))
     few = pair(3, 400, 30, FLAT)
-    with pytest.raises(
-        InputError, match=r"too few events for a merge test: it needs two blocks .* 20 expected"
-    ):
+    with pytest.raises(InputError, match=r"too few events for a merge test: it needs two blocks .* 20 expected"):
         merge_test(few)
     # Two observatories with one epoch each have nothing in common to test.
     other = one_epoch(asimov, "two", LOCAL, 1e5, (0.1, 1.0), FLAT).replace(sites=(site("-20,30,60"),))

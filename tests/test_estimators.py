@@ -130,9 +130,7 @@ def test_what_cannot_be_analysed_is_refused(auger_counts):
         rayleigh_of_counts(empty)
     with pytest.raises(InputError, match="order of a harmonic is 1 or more, not 0"):
         rayleigh_of_counts(auger_counts, 0)
-    with pytest.raises(
-        InputError, match="36 right-ascension bins do not resolve a harmonic of order 18; bin"
-    ):
+    with pytest.raises(InputError, match="36 right-ascension bins do not resolve a harmonic of order 18; bin"):
         rayleigh_of_counts(auger_counts, 18)
     with pytest.raises(InputError, match="the weights of all are zero"):
         rayleigh(np.array([1.0, 2.0]), np.zeros(2))

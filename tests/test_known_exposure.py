@@ -29,9 +29,7 @@ def unit_skies() -> np.ndarray:
     return np.stack([dipole_sky(GRID, axis) - 1 for axis in np.eye(3)])
 
 
-def multinomial_information(
-    number: np.ndarray, local: np.ndarray, truth: np.ndarray, groups: int
-) -> np.ndarray:
+def multinomial_information(number: np.ndarray, local: np.ndarray, truth: np.ndarray, groups: int) -> np.ndarray:
     """Fisher matrix of the dipole from n_tau events of each time bin, spread over the local cells with p_i ~ A_i I_i.
 
     Loops over time bins; where rates are shared by a group of bins, the multinomial is over the cells of all of them.
@@ -93,9 +91,7 @@ def test_error_with_everything_known_is_that_of_the_table():
 
 def test_one_free_rate_takes_a_wave_of_the_rate_for_a_dipole():
     """What rate_bins = 1 asserts: that the rate is constant."""
-    counts = asimov(
-        SITE, GRID, LOCAL, np.asarray(rate(GRID, 1e6, harmonics=[(1, 0.01, 0.0)])), np.ones(GRID.shape)
-    )
+    counts = asimov(SITE, GRID, LOCAL, np.asarray(rate(GRID, 1e6, harmonics=[(1, 0.01, 0.0)])), np.ones(GRID.shape))
     assert np.max(np.abs(fit(counts, exposure=EXPOSURE).dipole.delta)) < 1e-9
     assert fit(counts, exposure=EXPOSURE, rate_bins=1).dipole.amplitude > 3e-3
 
@@ -124,9 +120,7 @@ def test_maximum_is_the_one_scipy_finds_on_the_cube():
     gain = n_time.sum() * (negative(np.zeros(8))[0] - found.fun)
     assert result.test_statistic == pytest.approx(2 * gain, abs=1e-5)
     seen = np.einsum("rh,rth->t", local, np.tensordot(result.multipoles, basis, 1)[:, columns])
-    np.testing.assert_allclose(
-        result.rates[0] * (1 + seen) / n_time, result.rates[0, 0] * (1 + seen[0]) / n_time[0]
-    )
+    np.testing.assert_allclose(result.rates[0] * (1 + seen) / n_time, result.rates[0, 0] * (1 + seen[0]) / n_time[0])
 
 
 def test_a_prior_holds_higher_multipoles_alone():
@@ -140,9 +134,7 @@ def test_a_prior_holds_higher_multipoles_alone():
 
 def test_wrong_or_missing_exposure_is_refused():
     counts = asimov(SITE, GRID, LOCAL, wavy(1e5), np.ones(GRID.shape))
-    with pytest.raises(
-        InputError, match="a known exposure was asked for, but none is given for Auger; give one for"
-    ):
+    with pytest.raises(InputError, match="a known exposure was asked for, but none is given for Auger; give one for"):
         fit(counts, exposure={"HAWC": LOCAL})
     shape = r"the exposure of Auger must be finite, non-negative and of shape \(18, 36\)"
     for bad in (LOCAL.T, -LOCAL, LOCAL * np.nan, 0 * LOCAL):

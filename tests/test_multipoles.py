@@ -22,8 +22,8 @@ from helpers import asimov, dipole_sky, drawn
 from jax.test_util import check_grads
 from scipy import optimize
 
-from diffcr.detector import acceptance
 from diffcr.clock import local_time
+from diffcr.detector import acceptance
 from diffcr.grid import RingGrid
 from diffcr.harmonics import synthesis
 from diffcr.rate import rate

@@ -232,7 +232,7 @@ def test_rate_is_relative_to_the_mean_of_live_bins():
     np.testing.assert_allclose(steps(figure, "Counts"), [-0.5, 0.5, np.nan, 0, -0.25, 0.25])
     upper = steps(figure, r"$\pm 1\sigma$")
     np.testing.assert_allclose(upper[[0, 1]], [-0.5 + 10 / 200, 0.5 + np.sqrt(300) / 200])
-    fit = next(line for line in figure.axes[0].lines if line.get_label() == "Fit")
+    fit = next(line for line in figure.axes[0].lines if line.get_label() == "Fitted rate (sky removed)")
     np.testing.assert_allclose(fit.get_xydata()[[0, 1, 3]], [[2, 0.1], [6, 0.1], [14, 0.1]])
     (shade,) = [patch for patch in figure.axes[0].patches if patch.get_label() == "No livetime"]
     assert (shade.get_x(), shade.get_width()) == (8, 4)

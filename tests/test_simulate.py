@@ -147,9 +147,7 @@ def test_dipole_of_j2000_is_recovered_in_j2000(year):
     date = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=1)
 
     def estimate(weight):
-        result = fit(
-            bin_chunks([chunk._replace(weight=weight)], SITE, BinningOptions(grid=GRID)), rate_bins=36
-        )
+        result = fit(bin_chunks([chunk._replace(weight=weight)], SITE, BinningOptions(grid=GRID)), rate_bins=36)
         assert result.equinox == "J2000"
         return result.dipole.delta, result.multipoles_of_date[[1, 0]] / DIPOLE_NORM
 
@@ -178,9 +176,7 @@ def test_number_of_events_is_poisson_about_that_of_an_isotropic_sky():
     simulation = Simulation(place, 4e4, (0.0, 0.0, -0.9))
     mean = 4e4 * (1 + 0.9 * 0.39416)
     assert len(all_events(simulation, 1).days) == pytest.approx(mean, abs=4 * np.sqrt(mean))
-    assert simulate_counts(simulation, GRID, 1).num_events.item() == pytest.approx(
-        mean, abs=4 * np.sqrt(mean)
-    )
+    assert simulate_counts(simulation, GRID, 1).num_events.item() == pytest.approx(mean, abs=4 * np.sqrt(mean))
     few = Simulation(place, 100.0)
     totals = [len(all_events(few, seed).days) for seed in range(100)]
     assert np.var(totals) == pytest.approx(100, abs=4 * 100 * np.sqrt(2 / 100))

@@ -82,9 +82,7 @@ def drawn_with_cell_weights(seed):
     sums = []
     for power in (1, 2):
         cells = cube * weight_of_cell()[:, None, :] ** power
-        sky = np.stack(
-            [cells[:, (a + np.arange(36)) % 36, np.arange(36)].sum(axis=1) for a in range(36)], axis=1
-        )
+        sky = np.stack([cells[:, (a + np.arange(36)) % 36, np.arange(36)].sum(axis=1) for a in range(36)], axis=1)
         half = np.stack([cells.sum(axis=2), 0 * cells.sum(axis=2)])
         sums.append(MarginalCounts(sky, cells.sum(axis=(0, 2)), cells.sum(axis=1), half))
     return sums[0], sums[1], int(cube.sum())
@@ -114,9 +112,7 @@ def test_covariance_is_the_scatter_where_weights_depend_on_the_cell(kind):
 def test_statistic_is_chi_squared_for_isotropy_with_heavy_weights():
     """Mean 2 over 150 isotropic skies with log-normal weights of spread 1; unscaled it would be 2 e = 5.4."""
     flat = np.ones(GRID.shape)
-    results = [
-        fit(drawn(SITE, GRID, LOCAL, RATE / 4, flat, k, weight_spread=1.0), rate_bins=6) for k in range(150)
-    ]
+    results = [fit(drawn(SITE, GRID, LOCAL, RATE / 4, flat, k, weight_spread=1.0), rate_bins=6) for k in range(150)]
     statistics = np.array([r.test_statistic for r in results])
     assert statistics.mean() == pytest.approx(2, abs=4 * 2 / np.sqrt(150))
     assert np.mean(statistics > -2 * np.log(0.05)) == pytest.approx(0.05, abs=4 * np.sqrt(0.05 / 150))
