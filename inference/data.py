@@ -78,6 +78,10 @@ class Counts:
         lead = (len(self.sites), len(self.energies), len(self.epochs))
         if self.moments is None:
             object.__setattr__(self, "moments", np.full((*lead, 3, 2), np.nan))
+        if np.shape(self.moments) != (*lead, 3, 2):
+            raise InputError(
+                f"moments has shape {np.shape(self.moments)}, the labels need {(*lead, 3, 2)}; bin the events again"
+            )
         rings, bins = self.grid.shape
         tails = {
             "n_sky": (rings, bins),

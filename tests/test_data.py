@@ -374,3 +374,9 @@ def test_empty_configurations_are_no_configurations(table):
 def test_unknown_epochs_leave_no_overall_epoch(table):
     counts = counts_of(table | {"place": np.zeros((3, 500), int)})
     assert np.isnan(counts.replace(mean_epoch=counts.mean_epoch * np.nan).overall_epoch())
+
+
+def test_moments_of_another_shape_are_refused():
+    counts = read_counts("dataset:auger-8eev", grid=RingGrid(6, 12))
+    with pytest.raises(InputError, match=r"moments has shape .*bin the events again"):
+        counts.replace(moments=np.zeros((1, 1, 1, 2, 2)))
