@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 import xarray as xr
-from diffcr.inference import Counts, combine, load_counts
+from diffcr.inference import Counts, combine, load_counts, read_counts
 
 from diffcr.errors import InputError
 from diffcr.grid import RingGrid
