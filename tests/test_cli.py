@@ -179,6 +179,7 @@ def _read(folder: Path) -> dict:
 # Commands and their documented examples ------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 def test_demo_gives_the_published_harmonic_and_says_what_is_next(diffcr, tmp_path):
     """Auger's list above 8 EeV: 32187 events, r = 4.7 +0.8 -0.7 % at 100 +- 10 degrees, p = 2.6e-8."""
     outcome = diffcr("demo", "-o", tmp_path / "demo")

@@ -28,6 +28,7 @@ def test_cube_is_the_product_at_the_shifted_cell():
                 np.testing.assert_allclose(cube[tau, r, h], expected, rtol=1e-14)
 
 
+@pytest.mark.smoke
 def test_marginals_are_those_of_the_cube():
     cube = np.asarray(expected_counts(RATE, LOCAL, SKY))
     marginals = expected_marginals(RATE, LOCAL, SKY)

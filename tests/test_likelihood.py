@@ -46,6 +46,7 @@ def trial(seed):
     return intensity, RATE * rng.uniform(0.8, 1.2, 12), LOCAL * rng.uniform(0.8, 1.2, (6, 12))
 
 
+@pytest.mark.smoke
 def test_joint_likelihood_is_the_poisson_probability_of_the_cube():
     """Differences of ln L between two points equal those of scipy's Poisson probabilities of every cell."""
     cube, data = cube_and_marginals()

@@ -113,6 +113,7 @@ def scipy_maximum(block, groups):
     return found, np.asarray(jax.hessian(negative)(found.x))
 
 
+@pytest.mark.smoke
 def test_maximum_is_the_one_scipy_finds_over_all_parameters():
     """2 multipoles and 24 rates on the general form: same sky, same gain, same curvature."""
     block = block_of(1)
