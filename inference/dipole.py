@@ -1,6 +1,7 @@
 """The equatorial dipole as an estimate: amplitude, phase, their errors, Rice limits, significance."""
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -84,7 +85,7 @@ def rice_upper_limit(amplitude: float, sigma: float, level: float, minor: float 
     if not sigma > 0:
         return float("nan")
     ratio = 1.0 if minor is None else minor / sigma
-    floor = optimize.brentq(lambda a: _length_cdf(a, 0.0, ratio) - 0.16, 0.0, 2.0, xtol=1e-12)
+    floor = _null_quantile(ratio)
     measured = max(amplitude / sigma, floor)
     span = measured + 10 + stats.norm.isf(1 - level)
     if _length_cdf(measured, 0.0, ratio) <= 1 - level:
@@ -92,6 +93,12 @@ def rice_upper_limit(amplitude: float, sigma: float, level: float, minor: float 
     return sigma * float(
         optimize.brentq(lambda true: _length_cdf(measured, true, ratio) - (1 - level), 0.0, span, xtol=1e-10)
     )
+
+
+@functools.lru_cache(maxsize=1024)
+def _null_quantile(ratio: float) -> float:
+    """Length that a vector without a mean exceeds with 84 % probability; sqrt(-2 ln 0.84) for ratio = 1."""
+    return float(optimize.brentq(lambda a: _length_cdf(a, 0.0, ratio) - 0.16, 0.0, 2.0, xtol=1e-12))
 
 
 def _length_cdf(length: float, true: float, ratio: float) -> float:

@@ -88,7 +88,7 @@ def test_events_one_by_one_fall_into_the_cells_as_the_grid_expects(event_counts)
     for name, p in p_values(event_counts, expected(SIMULATION, GRID)).items():
         assert p > 1e-3, name
     drawn = simulate_counts(SIMULATION, GRID, 6)
-    for name, p in p_values(drawn, expected(SIMULATION, GRID, subdivide=4)).items():
+    for name, p in p_values(drawn, expected(SIMULATION, GRID, subdivide=40)).items():
         assert p > 1e-3, name
 
 
