@@ -478,7 +478,7 @@ def expected_information(n_local: AnyArray, rate: AnyArray, modes: RingModes) ->
 
     Analytic, on the host. With Y the basis, B the background and X_i = sum_tau N_tau Y_{tau i}:
     F = sum B Y Y - sum n_i X X - H K H, where H couples the multipoles to the rate modes c and K is the
-    covariance of c. For the dipole and a constant rate it is PHYSICS' N (<cos^2 dec> - |c_0|^2) / 2.
+    covariance of c. For the dipole and a constant rate it is N (<cos^2 dec> - |c_0|^2) / 2.
 
     Args:
         n_local: Expected counts per local cell on the kept rings, shape (ring, hour_angle).

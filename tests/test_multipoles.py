@@ -147,7 +147,7 @@ def test_epochs_of_one_shape_side_by_side_fit_like_blocks_of_different_shape():
     assert [r.shape for r in mixed.rate_shifts] == [(24,), (12,), (24,)]
 
 
-# PHYSICS of the errors: sigma sqrt(N) for acceptance and rate free, computed analytically elsewhere from
+# sigma sqrt(N) of the dipole for acceptance and rate free, computed analytically elsewhere from
 # 1 / sqrt((<cos^2 dec> - |c_0|^2) / 2); the pole's 2.2067 is sqrt(2 / <cos^2 dec>) in closed form.
 TABLE = [
     ("auger", {}, None, 2.374),
