@@ -165,7 +165,7 @@ def test_unlike_epochs_merged_by_force_fake_a_dipole():
 def test_merged_counts_are_sums():
     counts = forged()
     weights = {name: getattr(counts, name) * 2.0 for name in ("n_sky", "n_time", "n_local", "n_half")}
-    moments = np.arange(8.0).reshape(1, 1, 2, 2, 2)
+    moments = np.arange(8.0).reshape(1, 1, 2, 3, 2)
     events = counts.num_events * np.array([1, 3])
     merged = merge_epochs(counts.replace(w2=weights, moments=moments, num_events=events), force=True)
     assert merged.epochs == ("all",)
