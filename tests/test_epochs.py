@@ -165,14 +165,14 @@ def test_unlike_epochs_merged_by_force_fake_a_dipole():
 def test_merged_counts_are_sums():
     counts = forged()
     weights = {name: getattr(counts, name) * 2.0 for name in ("n_sky", "n_time", "n_local", "n_half")}
-    moments = np.arange(8.0).reshape(1, 1, 2, 3, 2)
+    moments = np.arange(12.0).reshape(1, 1, 2, 3, 2)
     events = counts.num_events * np.array([1, 3])
     merged = merge_epochs(counts.replace(w2=weights, moments=moments, num_events=events), force=True)
     assert merged.epochs == ("all",)
     np.testing.assert_allclose(merged.n_sky[0, 0, 0], counts.n_sky[0, 0, 0] + counts.n_sky[0, 0, 1])
     np.testing.assert_allclose(merged.n_half.sum(), counts.n_half.sum())
     np.testing.assert_allclose(merged.w2["n_local"], 2 * counts.n_local.sum(axis=2, keepdims=True))
-    np.testing.assert_allclose(merged.moments[0, 0, 0], [[4, 6], [8, 10]])
+    np.testing.assert_allclose(merged.moments[0, 0, 0], [[6, 8], [10, 12], [14, 16]])
     assert merged.num_events[0, 0, 0] == events.sum()
     # One quarter of 2010 and three of 2014.
     np.testing.assert_allclose(merged.mean_epoch, 2013.0)
