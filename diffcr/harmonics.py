@@ -156,6 +156,14 @@ def evaluate(
     return _at_directions(_floats(coefficients), jnp.stack([x, y, z], axis=-1))
 
 
+@jax.jit
+def evaluate_at(
+    coefficients: Float[AnyArray, "*batch coefficient"], direction: Float[AnyArray, "*points 3"]
+) -> Float[Array, "*result"]:
+    """As `evaluate`, at unit vectors of shape (*points, 3): nothing singular in value or gradient anywhere."""
+    return _at_directions(_floats(coefficients), _floats(direction))
+
+
 def rotate(
     coefficients: Float[AnyArray, "*batch coefficient"], matrix: Float[AnyArray, "3 3"]
 ) -> Float[Array, "*batch coefficient"]:

@@ -1,0 +1,30 @@
+"""Files that appear under their names only when they are complete."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from diffcr.errors import InputError
+
+
+@contextlib.contextmanager
+def atomic(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary path beside `path`, which becomes `path` when the block ends well and vanishes when it does not.
+
+    The content reaches the disk before the name does, so that neither a kill nor a power cut leaves half a file.
+
+    Raises:
+        InputError: If it cannot be written; whatever stood under the name before is untouched.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error}); choose another -o or free some space") from error
+    finally:
+        part.unlink(missing_ok=True)
