@@ -65,7 +65,5 @@ def compact(block: Block, nodes: int, sky_angle: np.ndarray, local_angle: np.nda
         background=((block.data.background > 0).astype(float) @ near.T > 0).astype(block.data.background.dtype),
     )
     cosine, sine = jnp.cos(angle), jnp.sin(angle)
-    modes = dataclasses.replace(
-        block.modes, sky_cosine=cosine, sky_sine=sine, local_cosine=cosine, local_sine=sine
-    )
+    modes = dataclasses.replace(block.modes, sky_cosine=cosine, sky_sine=sine, local_cosine=cosine, local_sine=sine)
     return dataclasses.replace(block, data=data, modes=modes)

@@ -94,7 +94,9 @@ def _log_power(l_max: int, shape: str, median: float, slope: float, spread: floa
     if shape == "fixed" or l_max < 2:
         return centre
     if shape == "free":
-        return centre + spread * numpyro.sample("log_power_scaled", dist.Normal(0.0, 1.0).expand([l_max - 1]).to_event(1))
+        return centre + spread * numpyro.sample(
+            "log_power_scaled", dist.Normal(0.0, 1.0).expand([l_max - 1]).to_event(1)
+        )
     second = math.log(median) + spread * numpyro.sample("log_power_2_scaled", dist.Normal(0.0, 1.0))
     if shape == "power-law":
         index = numpyro.sample("power_index", dist.Normal(slope, 1.0))
@@ -181,7 +183,9 @@ def local_field(
         numpyro.deterministic("spectral_index", gamma)
         beta = jnp.asarray(velocity)
         if velocity_spread > 0:
-            beta = beta + velocity_spread * numpyro.sample("velocity_scaled", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+            beta = beta + velocity_spread * numpyro.sample(
+                "velocity_scaled", dist.Normal(0.0, 1.0).expand([3]).to_event(1)
+            )
             numpyro.deterministic("velocity", beta)
         motion = compton_getting_dipole(beta, gamma)
     design, dipoles = field_design(sky, field, transport, profile_scale is not None, **nuisance)
@@ -277,35 +281,44 @@ def field_stretch(
     nside: int = 8,
     **_,
 ) -> Float[Array, "axis axis"]:
-    """Square root of the second moments of the field's direction under its posterior, for `local_field`.
+    """A stretch for `local_field`: the square root of the second moments of B under its posterior, rounded out.
 
-    All else integrated out in the Gaussian approximation, on the pixels of a sphere; so far flattened that a
-    handful of pixels count. It sets the coordinates, not the answer.
+    All else integrated out in the Gaussian approximation. A spot or ring far smaller than a pixel is found by
+    looking again on the pixels of the stretched sphere, flattened as far as it takes for a few of them to count.
+    It sets the coordinates, not the answer.
     """
-    fields = _pixels(nside)
+    plain = transport == "projected" and profile_scale is None
     motion = jnp.zeros(3) if velocity is None else compton_getting_dipole(jnp.asarray(velocity), spectral_index[0])
     offset = sky.to_date[:, 1:4] @ dipole_to_coefficients(motion)[1:]
     widths = _widths(sky, transport, scale, profile_scale)
     ratio = math.sqrt(perpendicular[0] * perpendicular[1])
+    angle = np.linspace(0, np.pi, 96, endpoint=False)
+    points = np.stack([np.cos(angle), np.sin(angle)], axis=-1) if plain else _pixels(nside)
+    d = points.shape[1]
 
     def log_evidence(field):
+        field = jnp.append(field, jnp.zeros(3 - d))
         design, _ = field_design(sky, field, transport, profile_scale is not None, ratio)
         normal = sky_normal(sky, 0.0, widths, design, offset)
         scaled = jnp.eye(len(widths)) + widths[:, None] * normal.information * widths
         pull = widths * normal.pull
         return 0.5 * pull @ jnp.linalg.solve(scaled, pull) - 0.5 * jnp.linalg.slogdet(scaled)[1]
 
-    value = jax.lax.map(log_evidence, fields, batch_size=64)
-    heat = 2.0 ** jnp.arange(40)
-    fields = jnp.asarray(fields)
-    weight = jax.nn.softmax((value - jnp.max(value)) / heat[:, None], axis=1)
-    effective = 1 / jnp.sum(weight**2, axis=1)
-    chosen = weight[jnp.argmax(effective > 8)]
-    if transport == "projected" and profile_scale is None:
-        fields = fields[:, :2] / jnp.linalg.norm(fields[:, :2], axis=1, keepdims=True)
-    d = fields.shape[1]
-    values, vectors = jnp.linalg.eigh(jnp.einsum("i,ij,ik->jk", chosen, fields, fields) + 1e-5 * jnp.eye(d))
-    return (vectors * jnp.sqrt(d * values)) @ vectors.T
+    def look(stretch, _):
+        to = points @ stretch.T
+        length = jnp.sqrt(jnp.sum(to**2, axis=1))
+        fields = to / length[:, None]
+        value = jax.lax.map(log_evidence, fields, batch_size=64)
+        heat = 2.0 ** jnp.arange(40)
+        weight = jax.nn.softmax((value - jnp.max(value)) / heat[:, None] - d * jnp.log(length), axis=1)
+        effective = 1 / jnp.sum(weight**2, axis=1)
+        chosen = weight[jnp.argmax(effective > 0.02 * len(points))]
+        values, vectors = jnp.linalg.eigh(jnp.einsum("i,ij,ik->jk", chosen, fields, fields))
+        # Stretched all the way, a Gaussian spot would end in a wall a quarter of a turn from its centre.
+        values = jnp.minimum(8 * jnp.maximum(values, 1e-12), values[-1])
+        return (vectors * jnp.sqrt(d * values)) @ vectors.T, None
+
+    return jax.lax.scan(look, jnp.eye(d), length=5)[0]
 
 
 @functools.cache

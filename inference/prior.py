@@ -246,9 +246,7 @@ class Direction(dist.Distribution):
 _SHELL = 12
 
 
-def log_power_prior(
-    l_max: int, shape: str, median: float, slope: float, spread: float
-) -> Float[np.ndarray, " l"]:
+def log_power_prior(l_max: int, shape: str, median: float, slope: float, spread: float) -> Float[np.ndarray, " l"]:
     """ln of the prior median of C_l for l = 2 .. l_max: `median` at l = 2, falling as l^-slope.
 
     Raises:

@@ -149,7 +149,9 @@ class Kernel:
         here = util.constrain_fn(self.model, args, kwargs, state.z)
         there = {k: v * self.flip[k] if k in self.flip else v for k, v in here.items()}
         density = lambda x: util.log_density(self.model, args, kwargs, x)[0]
-        accept = jnp.log(jax.random.uniform(key)) < density(there) - density(here)
+        # Not while the mass matrix is learned: it would be that of both images together, far too wide for each.
+        warm = state.i >= self.plan.warmup
+        accept = warm & (jnp.log(jax.random.uniform(key)) < density(there) - density(here))
         z = util.unconstrain_fn(self.model, args, kwargs, there)
         energy, gradient = jax.value_and_grad(self._potential_of(*args, **kwargs))(z)
         moved = state._replace(z=z, z_grad=gradient, potential_energy=energy)

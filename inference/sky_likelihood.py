@@ -209,7 +209,9 @@ def _rate_hessian(block: Block, theta, log_rates, alive, concentration) -> _Rate
     diagonal = jnp.where(alive > 0, jnp.maximum(diagonal, 0.1 * (block.group_counts + concentration)), 1.0)
     k = len(d.h_cc)
     m = jnp.zeros((k + 1, k + 1)).at[:k, :k].set(d.h_cc).at[k, k].set(count)
-    return _RateHessian(diagonal, jnp.concatenate([along, p[:, None] * alive[:, None]], axis=1), m, slope, along @ d.h_ct)
+    return _RateHessian(
+        diagonal, jnp.concatenate([along, p[:, None] * alive[:, None]], axis=1), m, slope, along @ d.h_ct
+    )
 
 
 def _rate_mode(block, theta, log_rates, alive, concentration, steps):
@@ -391,9 +393,7 @@ def _stack(blocks: list[Block]) -> Block:
         data = Marginals(
             before(d.sky), d.time, before(d.local), d.rate, before(d.background), before(d.residual), tuple(range(most))
         )
-        modes = RingModes(
-            after(m.cosine), after(m.sine), m.sky_cosine, m.sky_sine, m.local_cosine, m.local_sine
-        )
+        modes = RingModes(after(m.cosine), after(m.sine), m.sky_cosine, m.sky_sine, m.local_cosine, m.local_sine)
         return Block(
             data,
             modes,
