@@ -37,6 +37,7 @@ def counts(sky: SkyLikelihood, theta: Float[AnyArray, "*energy param"], rates: s
         theta: Multipoles of date, one sky (param,) or one per energy bin (energy, param).
         rates: "sampled" (exact) or "laplace".
     """
+    numpyro.deterministic("theta_of_date", theta)
     if rates == "laplace":
         numpyro.factor("counts", sky.marginal_log_likelihood(theta))
         return

@@ -79,8 +79,8 @@ class Draws(NamedTuple):
     Attributes:
         positions: Coordinates of each site, arrays (chain, draw, ..).
         statistics: Per draw, arrays (chain, draw): those of `STATISTICS`, and "flipped" where there is such a move.
-        seconds: Wall time of the kept draws that ran in this process.
-        sampled_here: Draws per chain that ran in this process, first calls (compilation) left out of the time.
+        seconds: Wall time of the kept draws that ran in this process, compilation left out.
+        sampled_here: Draws per chain that ran in this process.
         seconds_total: Wall time of this process's sampling, warm-up and compilation included.
     """
 
@@ -201,16 +201,16 @@ def sample_segments(
         return jax.lax.scan(all_chains, carry, length=length)
 
     parts, clock = plan.segments, time.monotonic()
-    seconds, counted, compiled = 0.0, 0, set()
+    seconds, counted, compiled = 0.0, 0, {}
     warm = len([p for p in _cumulative(parts) if p <= plan.warmup])
     for number in range(len(done), len(parts)):
-        length, begun = parts[number], time.monotonic()
-        carry, (positions, statistics) = jax.block_until_ready(run(carry, args, kwargs, length))
-        took = time.monotonic() - begun
+        length = parts[number]
+        if length not in compiled:
+            compiled[length] = run.lower(carry, args, kwargs, length=length).compile()
+        begun = time.monotonic()
+        carry, (positions, statistics) = jax.block_until_ready(compiled[length](carry, args, kwargs))
         if number >= warm:
-            if length in compiled:
-                seconds, counted = seconds + took, counted + length
-        compiled.add(length)
+            seconds, counted = seconds + time.monotonic() - begun, counted + length
         kept = {f"z.{k}": np.asarray(v) for k, v in positions.items()} if number >= warm else {}
         kept |= {f"s.{k}": np.asarray(v) for k, v in statistics.items()}
         done.append(kept)
