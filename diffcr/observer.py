@@ -90,6 +90,17 @@ def interstellar_velocity(flow: str = "mccomas2015") -> Float[Array, "3"]:
     return speed * KM_PER_S * ecliptic_to_equatorial(unit_vector(longitude * DEGREE, latitude * DEGREE))
 
 
+def cosmic_velocity() -> Float[Array, "3"]:
+    """Velocity of the Sun against the cosmic microwave background, in c, along ICRS axes: 369.8 km/s.
+
+    The frame in which extragalactic particles may be taken to be isotropic: with Gamma = 3 a dipole of 0.6 %.
+
+    References:
+        Planck Collaboration (2020), A&A 641, A1: towards l = 264.021, b = 48.253 degrees.
+    """
+    return galactic_to_icrs(369.82 * KM_PER_S * unit_vector(264.021 * DEGREE, 48.253 * DEGREE))
+
+
 def orbital_intensity(
     direction: Float[ArrayLike, "... 3"],
     days: Real[ArrayLike, "..."],

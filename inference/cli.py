@@ -1,4 +1,4 @@
-"""The `diffcr` command: demo, fit, bin, simulate, unblind.
+"""The `diffcr` command: demo, fit, bin, simulate, unblind, sample, calibrate.
 
 Exit codes: 0 done, 2 bad input (one line says what, where and the remedy), 3 finished but not converged,
 130 interrupted.
@@ -42,6 +42,7 @@ from .cli_options import (
     blinded,
     grid_of,
     interval,
+    known_exposure,
     make_folder,
     moment,
     numbers,
@@ -51,6 +52,7 @@ from .cli_options import (
     tell_counts,
     tell_inputs,
 )
+from .cli_posterior import calibrate, sample
 
 _MOST_EVENTS = 1e15
 """Sums of more events than 2^53 are no longer exact."""
@@ -117,8 +119,9 @@ def _interrupt_at_once():
 
     def leave(*_):
         for folder in {Path.cwd(), *(p for a in sys.argv[1:] for p in (Path(a), Path(a).parent) if p.is_dir())}:
-            for part in folder.glob(f".*.{os.getpid()}.part"):
-                part.unlink(missing_ok=True)
+            for place in (folder, folder / "segments"):
+                for part in place.glob(f".*.{os.getpid()}.part"):
+                    part.unlink(missing_ok=True)
         os.write(2, b"diffcr: interrupted\n")
         os._exit(130)
 
@@ -251,7 +254,7 @@ def fit(
         **options,
     )
     counts = blinded(counts, blind)
-    known = _exposure(exposure, counts)
+    known = known_exposure(exposure, counts)
     summary = _fit_and_write(
         counts,
         output,
@@ -483,57 +486,6 @@ def _pictures(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.png"))
 
 
-def _exposure(text: str | None, counts) -> dict | None:
-    """Known acceptance of every observatory from --exposure."""
-    import numpy as np
-
-    from diffcr.detector import acceptance, measured_acceptance
-
-    if text is None:
-        return None
-    if text == "known" or text.startswith("known:"):
-        power = numbers(text.partition(":")[2] or "1", "--exposure known:")[0]
-        # Sampled four times per degree whatever the grid: a coarse cell may be seen by its corner alone.
-        fine = max(4, round(4 * 180 / counts.grid.n_ring))
-        return {
-            s.name: _with_slivers(
-                np.array(acceptance(s, counts.grid, power=power, subdivide=fine, profile="triangle")),
-                counts.n_local[k].sum(axis=(0, 1)),
-            )
-            for k, s in enumerate(counts.sites)
-        }
-    path = Path(text)
-    if not path.is_file():
-        raise InputError(
-            f"--exposure {text}: no such file; give known, known:K, or a .npy file of shape {counts.grid.shape}"
-        )
-    if len(counts.sites) > 1:
-        raise InputError(f"--exposure {text}: one file for {len(counts.sites)} observatories; use the Python interface")
-    try:
-        with open(path, "rb") as handle:
-            values = np.lib.format.read_array(handle, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(
-            f"--exposure {text}: not a readable .npy array ({type(error).__name__}); write it with numpy.save"
-        ) from error
-    if values.dtype.kind not in "biuf":
-        raise InputError(f"--exposure {text}: holds no real numbers ({values.dtype}); write floats with numpy.save")
-    return {counts.sites[0].name: np.asarray(measured_acceptance(values, counts.grid))}
-
-
-def _with_slivers(acceptance, local):
-    """The acceptance with its zeros replaced by the share of events found there, where that is a sliver of the field.
-
-    The edge of the field of view may cut off a corner of a cell that is thinner than the sampling. What is more than
-    a thousandth of the events is no sliver; the fit refuses it.
-    """
-    missed = (acceptance <= 0) & (local > 0)
-    share = local / max(local.sum(), 1e-300)
-    if share[missed].sum() < 1e-3:
-        acceptance[missed] = share[missed]
-    return acceptance
-
-
 def _azimuth_term(text: str) -> tuple[int, float, float]:
     try:
         order, amplitude, phase = text.split(":")
@@ -541,6 +493,9 @@ def _azimuth_term(text: str) -> tuple[int, float, float]:
     except ValueError:
         raise InputError(f"--azimuth-terms takes K:AMPLITUDE:PHASE_DEG, not {text!r}") from None
 
+
+app.command()(sample)
+app.command()(calibrate)
 
 if __name__ == "__main__":
     main()

@@ -292,3 +292,54 @@ def tell_counts(counts, path: Path) -> None:
     grid = counts.grid
     extra = ", blinded" if counts.blinded else ""
     print(f"written          {path} ({grid} cells, {counts.time_frame}{extra})")
+
+
+def known_exposure(text: str | None, counts) -> dict | None:
+    """Known acceptance of every observatory from --exposure."""
+    import numpy as np
+
+    from diffcr.detector import acceptance, measured_acceptance
+
+    if text is None:
+        return None
+    if text == "known" or text.startswith("known:"):
+        power = numbers(text.partition(":")[2] or "1", "--exposure known:")[0]
+        # Sampled four times per degree whatever the grid: a coarse cell may be seen by its corner alone.
+        fine = max(4, round(4 * 180 / counts.grid.n_ring))
+        return {
+            s.name: _with_slivers(
+                np.array(acceptance(s, counts.grid, power=power, subdivide=fine, profile="triangle")),
+                counts.n_local[k].sum(axis=(0, 1)),
+            )
+            for k, s in enumerate(counts.sites)
+        }
+    path = Path(text)
+    if not path.is_file():
+        raise InputError(
+            f"--exposure {text}: no such file; give known, known:K, or a .npy file of shape {counts.grid.shape}"
+        )
+    if len(counts.sites) > 1:
+        raise InputError(f"--exposure {text}: one file for {len(counts.sites)} observatories; use the Python interface")
+    try:
+        with open(path, "rb") as handle:
+            values = np.lib.format.read_array(handle, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"--exposure {text}: not a readable .npy array ({type(error).__name__}); write it with numpy.save"
+        ) from error
+    if values.dtype.kind not in "biuf":
+        raise InputError(f"--exposure {text}: holds no real numbers ({values.dtype}); write floats with numpy.save")
+    return {counts.sites[0].name: np.asarray(measured_acceptance(values, counts.grid))}
+
+
+def _with_slivers(acceptance, local):
+    """The acceptance with its zeros replaced by the share of events found there, where that is a sliver of the field.
+
+    The edge of the field of view may cut off a corner of a cell that is thinner than the sampling. What is more than
+    a thousandth of the events is no sliver; the fit refuses it.
+    """
+    missed = (acceptance <= 0) & (local > 0)
+    share = local / max(local.sum(), 1e-300)
+    if share[missed].sum() < 1e-3:
+        acceptance[missed] = share[missed]
+    return acceptance

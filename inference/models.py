@@ -108,24 +108,24 @@ def _log_power(l_max: int, shape: str, median: float, slope: float, spread: floa
 
 
 def _name_dipole(vector: Array, scale: float) -> None:
-    """Report (delta_0h, delta_6h), delta_N, the equatorial amplitude and the direction in degrees.
+    """Report (delta_0h, delta_6h), delta_N, the equatorial amplitude and the right ascension in degrees.
 
-    Where the data do not measure delta_N it is drawn from its prior, to be marked as such.
+    Where the data do not measure delta_N it is drawn from its prior, to be marked as such, and there is no declination.
     """
     x, y = vector[0], vector[1]
+    _name_equatorial(x, y)
     if vector.shape[0] == 3:
         north = numpyro.deterministic("delta_N", vector[2])
+        numpyro.deterministic("declination_deg", jnp.rad2deg(jnp.arctan2(north, jnp.hypot(x, y))))
     else:
-        north = numpyro.sample("delta_N", dist.Normal(0.0, scale))
+        numpyro.sample("delta_N", dist.Normal(0.0, scale))
+
+
+def _name_equatorial(x: Array, y: Array) -> None:
     numpyro.deterministic("delta_0h", x)
     numpyro.deterministic("delta_6h", y)
-    _name_direction(x, y, north)
-
-
-def _name_direction(x: Array, y: Array, z: Array) -> None:
     numpyro.deterministic("amplitude", jnp.hypot(x, y))
     numpyro.deterministic("right_ascension_deg", jnp.rad2deg(jnp.arctan2(y, x)) % 360)
-    numpyro.deterministic("declination_deg", jnp.rad2deg(jnp.arctan2(z, jnp.hypot(x, y))))
 
 
 def local_field(
@@ -195,11 +195,9 @@ def local_field(
     values = numpyro.sample("sources", sky_normal(sky, 0.0, widths, design, offset))
     counts(sky, jnp.einsum("epn,n->ep", design, values) + offset, rates)
     seen = jnp.einsum("ekn,n->ek", dipoles, values) + motion
-    single = len(sky.energies) == 1
-    for name, k in (("delta_0h", 0), ("delta_6h", 1), ("delta_N", 2)):
-        numpyro.deterministic(name, seen[0, k] if single else seen[:, k])
-    x, y, z = seen[0] if single else seen.T
-    _name_direction(x, y, z)
+    x, y, z = seen[0] if len(sky.energies) == 1 else seen.T
+    _name_equatorial(x, y)
+    numpyro.deterministic("delta_N", z)
     if profile_scale is not None:
         numpyro.deterministic("profile", values[-(sky.l_max - 1) :])
 

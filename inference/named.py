@@ -15,7 +15,6 @@ COORDINATES = {
     "field_sine_declination",
     "dipole",
     "sources",
-    "theta_of_date",
     "log_power_scaled",
     "log_power_2_scaled",
     "log_perpendicular_scaled",
@@ -61,6 +60,10 @@ class Names:
             if name == "multipoles":
                 value = self._square(value)
             own = value.shape[len(lead) :]
+            if name == "theta_of_date":
+                dims = ("energy", "multipole_of_date")[2 - len(own) :]
+                out[name] = xr.DataArray(value, dims=(*lead, *dims), name=name)
+                continue
             dims = _FIXED.get(name) or (("energy",) if own == (len(self.sky.energies),) else ())
             if len(dims) != len(own):
                 dims = tuple(f"{name}_dim_{k}" for k in range(len(own)))

@@ -15,8 +15,8 @@ import diffcr
 from diffcr.errors import require_float64
 
 from .data import MARGINALS, Counts
-from .named import Names, container
-from .predictive import observed, predictive
+from .named import Names, container, group
+from .predictive import observed, positive_sky, predictive
 from .sampler import Draws, Kernel, Plan, checksum, natural, sample_segments
 from .sky_likelihood import SkyLikelihood
 from .specification import Specification
@@ -99,8 +99,8 @@ def sample_likelihood(
             "posterior": posterior,
             "sample_stats": xr.Dataset(statistics, coords={d: posterior[d] for d in ("chain", "draw")}),
             "prior": before,
-            "posterior_predictive": names.dataset(predicted),
-            "prior_predictive": names.dataset(expected),
+            **({"posterior_predictive": names.dataset(predicted)} if predicted else {}),
+            **({"prior_predictive": names.dataset(expected)} if expected else {}),
             "observed_data": names.dataset(observed(counts), ()),
         }
     )
@@ -123,7 +123,6 @@ def _attributes(counts: Counts, sky: SkyLikelihood, spec: Specification, plan: P
         "warmup": plan.warmup,
         "wall_seconds": draws.seconds_total,
         "wall_seconds_sampling": draws.seconds,
-        "draws_timed": draws.sampled_here,
         "inputs": json.dumps(list(counts.inputs)),
     }
 
@@ -176,13 +175,25 @@ def _prior_draws(spec: Specification, sky: SkyLikelihood, kwargs: dict, seed: in
 
 
 def _predicted(counts: Counts, sky: SkyLikelihood, values: dict, seed: int) -> dict[str, np.ndarray]:
-    """Predicted counts of evenly spread draws, arrays (1, draw, ..)."""
+    """Predicted counts of evenly spread draws, arrays (1, draw, ..); nothing where no drawn sky is positive."""
     shape = values["theta_of_date"].shape[:2]
-    flat = np.unique(np.linspace(0, shape[0] * shape[1] - 1, _PREDICTED).astype(int))
-    which = np.unravel_index(flat, shape)
-    theta = values["theta_of_date"][which]
+    flat = np.unique(np.linspace(0, shape[0] * shape[1] - 1, 4 * _PREDICTED).astype(int))
+    theta = values["theta_of_date"][np.unravel_index(flat, shape)]
+    # A prior as wide as the sky is bright also draws skies that the likelihood forbids.
+    kept = np.flatnonzero(positive_sky(counts, sky, theta))
+    kept = kept[:: max(1, len(kept) // _PREDICTED)][:_PREDICTED]
+    if not len(kept):
+        return {}
+    theta, which = theta[kept], np.unravel_index(flat[kept], shape)
     rates = values["log_rate"][which] if "log_rate" in values else np.asarray(jax.vmap(sky.rate_mean)(theta))
     return {k: np.asarray(v)[None] for k, v in predictive(counts, sky, theta, rates, seed).items()}
+
+
+def sky_draws(posterior: Any, number: int) -> np.ndarray:
+    """Multipoles of date of evenly spread draws of a posterior, shape (draw, param) or (draw, energy, param)."""
+    theta = group(posterior, "posterior")["theta_of_date"].values
+    flat = theta.reshape(-1, *theta.shape[2:])
+    return flat[np.unique(np.linspace(0, len(flat) - 1, number).astype(int))]
 
 
 def distance(prior: np.ndarray, posterior: np.ndarray) -> np.ndarray:

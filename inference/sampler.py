@@ -79,15 +79,13 @@ class Draws(NamedTuple):
     Attributes:
         positions: Coordinates of each site, arrays (chain, draw, ..).
         statistics: Per draw, arrays (chain, draw): those of `STATISTICS`, and "flipped" where there is such a move.
-        seconds: Wall time of the kept draws that ran in this process, compilation left out.
-        sampled_here: Draws per chain that ran in this process.
+        seconds: Wall time of the kept draws, in whatever process they ran, compilation left out.
         seconds_total: Wall time of this process's sampling, warm-up and compilation included.
     """
 
     positions: dict[str, np.ndarray]
     statistics: dict[str, np.ndarray]
     seconds: float
-    sampled_here: int
     seconds_total: float
 
 
@@ -201,7 +199,7 @@ def sample_segments(
         return jax.lax.scan(all_chains, carry, length=length)
 
     parts, clock = plan.segments, time.monotonic()
-    seconds, counted, compiled = 0.0, 0, {}
+    compiled = {}
     warm = len([p for p in _cumulative(parts) if p <= plan.warmup])
     for number in range(len(done), len(parts)):
         length = parts[number]
@@ -209,10 +207,10 @@ def sample_segments(
             compiled[length] = run.lower(carry, args, kwargs, length=length).compile()
         begun = time.monotonic()
         carry, (positions, statistics) = jax.block_until_ready(compiled[length](carry, args, kwargs))
-        if number >= warm:
-            seconds, counted = seconds + time.monotonic() - begun, counted + length
+        took = time.monotonic() - begun
         kept = {f"z.{k}": np.asarray(v) for k, v in positions.items()} if number >= warm else {}
         kept |= {f"s.{k}": np.asarray(v) for k, v in statistics.items()}
+        kept["seconds"] = np.array(took)
         done.append(kept)
         if folder is not None:
             _save(folder, number, label, kept, carry)
@@ -227,8 +225,7 @@ def sample_segments(
     return Draws(
         positions={k[2:]: joined(k) for k in names if k.startswith("z.")},
         statistics={k[2:]: joined(k) for k in names if k.startswith("s.")},
-        seconds=seconds,
-        sampled_here=counted,
+        seconds=float(sum(part["seconds"] for part in drawn)),
         seconds_total=time.monotonic() - clock,
     )
 

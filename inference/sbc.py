@@ -207,8 +207,9 @@ def calibrate(
     seed: int,
     energies: int = 1,
     epoch: float = 2015.0,
-    warmup: int = 400,
-    draws: int = 500,
+    warmup: int = 200,
+    draws: int = 300,
+    max_tree_depth: int = 7,
     ranks: int = 99,
     batch: int = 50,
     dipole: tuple[float, float] | None = None,
@@ -228,6 +229,8 @@ def calibrate(
         energies: Energy bins of each site.
         epoch: Mean epoch of the data [Julian year].
         warmup, draws: Steps of each of the two chains of a set.
+        max_tree_depth: As in `Plan`. Lower than there: all chains of a batch wait for the longest trajectory, and
+            the first steps of the adaptation would be of the greatest length in some chain.
         ranks: Draws that a truth is ranked among, taken evenly from both chains.
         batch: Data sets sampled side by side.
         dipole: (delta_0h, delta_6h) in J2000 of every truth, in place of draws from the prior; for the models "dipole"
@@ -252,7 +255,8 @@ def calibrate(
     if not np.all(np.isfinite(theta)):
         raise InputError("the priors draw multipoles that are not finite; narrow them")
 
-    kernel = _kernel(spec, template, warmup, draws)
+    plan = Plan(chains=2, warmup=warmup, draws=draws, target_accept=spec.target_accept, max_tree_depth=max_tree_depth)
+    kernel = Kernel(spec.function, plan, spec.mirror(template), spec.dense)
     sample = jax.jit(jax.vmap(functools.partial(_sample, spec, kernel)))
     parts = []
     for first in range(0, sets, batch):
@@ -279,6 +283,7 @@ def calibrate(
         "warmup": warmup,
         "draws": draws,
         "chains": 2,
+        "max_tree_depth": max_tree_depth,
     } | ({} if dipole is None else {"true_dipole": list(dipole)})
     return _ranked(spec, template, truths, found, seed, ranks, header, time.monotonic() - began)
 
@@ -311,11 +316,6 @@ def _expected_events(sites, acceptances, grid, events) -> list[np.ndarray]:
     return out
 
 
-def _kernel(spec: Specification, sky: SkyLikelihood, warmup: int, draws: int) -> Kernel:
-    plan = Plan(chains=2, warmup=warmup, draws=draws, target_accept=spec.target_accept)
-    return Kernel(spec.function, plan, spec.mirror(sky), spec.dense)
-
-
 # --- Truths and data --------------------------------------------------------------------------------------
 
 
@@ -328,9 +328,9 @@ def _truth(spec: Specification, sky: SkyLikelihood, key, dipole) -> dict:
         values = {k: v["value"] for k, v in trace.items() if v["type"] == "sample" and not v["is_observed"]}
         vector = jnp.asarray(dipole) * DIPOLE_NORM if spec.model == "multipoles" else jnp.asarray(dipole)
         place = jnp.array(sky.dipole_places[:2] if spec.model == "multipoles" else (0, 1))
-        values[spec.model if spec.model == "dipole" else "multipoles"] = values[
-            spec.model if spec.model == "dipole" else "multipoles"
-        ].at[place].set(vector)
+        values[spec.model if spec.model == "dipole" else "multipoles"] = (
+            values[spec.model if spec.model == "dipole" else "multipoles"].at[place].set(vector)
+        )
         trace = handlers.trace(handlers.substitute(handlers.seed(model, key), values)).get_trace(sky)
     return {
         "values": _quantities(spec, sky, {k: v["value"] for k, v in trace.items()}),
@@ -455,7 +455,9 @@ def _sample(spec: Specification, kernel: Kernel, key, sky: SkyLikelihood, theta,
             own = handlers.trace(handlers.substitute(handlers.seed(spec.function, key), values))
             relative = _log_relative(sky, values["log_rate"])
             out["log_rate"] = relative
-            out["log_likelihood"] = _log_likelihood(sky, own.get_trace(*args, **kwargs)["log_rate"]["fn"].theta, relative)
+            out["log_likelihood"] = _log_likelihood(
+                sky, own.get_trace(*args, **kwargs)["log_rate"]["fn"].theta, relative
+            )
         return out
 
     found = jax.lax.map(jax.vmap(look), z)

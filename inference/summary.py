@@ -24,8 +24,8 @@ PRIOR_DISTANCE = 0.1
 
 _CIRCULAR = {"right_ascension_deg", "field_right_ascension_deg", "field_axis_right_ascension_deg"}
 _SECRET = _CIRCULAR | {"delta_0h", "delta_6h", "multipoles", "field_direction", "field_axis", "sources"}
-_VECTORS = {"field_direction", "field_axis"}
-"""Their angles and the axis are reported; a field known up to its sign has components without a mean."""
+_VECTORS = {"field_direction", "field_axis", "theta_of_date"}
+"""Reported under other names: by angles, or as multipoles of J2000."""
 
 
 def summary(posterior: Any) -> dict:
@@ -70,7 +70,6 @@ def summary(posterior: Any) -> dict:
         problems.append(f"{divergences} of {chains * steps} trajectories diverged (limit {MAX_DIVERGENT:.1%})")
     seconds = float(attrs["wall_seconds_sampling"])
     slower = min(parameters[n]["ess_bulk"] for n in parameters if n.startswith(("delta_0h", "delta_6h")))
-    timed = int(attrs["draws_timed"]) / steps
     content = {
         "software": attrs["software"],
         "specification": json.loads(attrs["specification"]),
@@ -91,7 +90,7 @@ def summary(posterior: Any) -> dict:
         "mean_steps": float(stats["num_steps"].mean()),
         "wall_seconds": float(attrs["wall_seconds"]),
         "wall_seconds_sampling": seconds,
-        "ess_per_second": slower * timed / seconds if seconds > 0 else None,
+        "ess_per_second": slower / seconds if seconds > 0 else None,
         "parameters": parameters,
         "rates": rates,
         "inputs": json.loads(attrs["inputs"]),

@@ -428,7 +428,7 @@ def test_known_exposure_ends_where_events_were_cut(diffcr, files, tmp_path):
     """Seen through an acceptance to 57 degrees, events cut at 40 would fake a delta_N of 0.36 +- 0.01."""
     options = ("--site", "hawc", "--grid", "36x180", "--zenith-max", "40", "-o", tmp_path / "cut.nc")
     assert diffcr("bin", files / "events.csv", *options).code == 0
-    (known,) = cli._exposure("known", load_counts(tmp_path / "cut.nc")).values()
+    (known,) = cli_options.known_exposure("known", load_counts(tmp_path / "cut.nc")).values()
     # HAWC at 19 degrees North: declinations from -21 to 59.
     seen = np.flatnonzero(known.sum(axis=1) > 0) - 90
     assert (seen.min(), seen.max()) == (-21, 58)
@@ -444,12 +444,12 @@ def test_corner_of_a_cell_at_the_edge_of_the_field_is_seen(diffcr, files, tmp_pa
     counts = load_counts(tmp_path / "cut.nc")
     local = counts.n_local.copy()
     local[0, 0, 0, 5, 0] = 1  # one event in the corner, dec -30.05
-    (known,) = cli._exposure("known", _moved(counts, local)).values()
+    (known,) = cli_options.known_exposure("known", _moved(counts, local)).values()
     assert (known[local[0, 0, 0] > 0] > 0).all()
     assert known[5, 0] == pytest.approx(1 / local.sum(), rel=1e-3)
     # Too many events outside are no corner, and are left for the fit to refuse.
     local[0, 0, 0, 17, 18] = 100
-    (known,) = cli._exposure("known", _moved(counts, local)).values()
+    (known,) = cli_options.known_exposure("known", _moved(counts, local)).values()
     assert known[17, 18] == 0
 
 
