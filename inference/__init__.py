@@ -18,3 +18,19 @@ from .inputs import read_counts as read_counts
 from .simulate import Simulation as Simulation
 from .simulate import simulate_counts as simulate_counts
 from .simulate import simulate_events as simulate_events
+
+_LATER = {
+    "Plan": "sampler",
+    "Specification": "specification",
+    "sample": "posterior",
+    "summarise": "summary",
+}
+"""What needs numpyro and ArviZ is imported when it is first asked for."""
+
+
+def __getattr__(name: str):
+    import importlib
+
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)

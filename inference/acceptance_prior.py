@@ -36,8 +36,11 @@ from .likelihood import Marginals, form_marginals, second_order
 from .multipoles import Block, Derivatives, free_multipoles, make_block, ring_modes
 from .sky_likelihood import SkyLikelihood, _frames, _RateHessian, _require_events, _stack
 
-SMALLEST, LARGEST = 1e-6, 1e3
-"""Relative errors beyond which the acceptance is known, or free."""
+SMALLEST, LARGEST = 1e-6, 1e6
+"""Relative errors of a cell beyond which its acceptance is known, or free."""
+
+LEAST_PRECISION = 2.0
+"""Sum of 1/eps^2 over the cells below which nothing holds the scale of the rate: ln N is known to its square root."""
 
 
 class AcceptancePrior(eqx.Module):
@@ -175,7 +178,7 @@ def _spectrum(h: _RateHessian) -> _Spectrum:
     q, r = jnp.linalg.qr(h.v / jnp.sqrt(h.d)[:, None])
     values, vectors = jnp.linalg.eigh(r @ h.m @ r.T)
     # Where the prior is wide the scale of the rates is hardly known: the floor is that of rounding.
-    return _Spectrum(1 / jnp.sqrt(h.d), q, vectors, jnp.maximum(jnp.abs(1 - values), 1e-11))
+    return _Spectrum(1 / jnp.sqrt(h.d), q, vectors, jnp.maximum(jnp.abs(1 - values), 1e-13))
 
 
 def _rates_alone(block: Block, prior: AcceptancePrior, theta: Array):
@@ -316,8 +319,9 @@ def acceptance_likelihood(
         counts: The binned data. Configurations share the sky of their energy bin.
         acceptance: Prior mean of the relative acceptance of each observatory by name, shape (n_ring, n_ra), of any
             scale. Cells where it is zero are outside of the field of view; all others count, with events or without.
-        relative_error: eps, standard deviation over mean of each cell's acceptance, between 1e-6 and 1000: one for
+        relative_error: eps, standard deviation over mean of each cell's acceptance, between 1e-6 and 1e6: one for
             all, or by name of the observatory; numbers, or arrays (n_ring, n_ra). Above 1 the prior is peaked at zero.
+            sum 1/eps^2 over the cells of an observatory must be 2 or more, or its rate has no scale.
         l_max: Highest degree of the sky.
         rate_bins: Free rates per configuration. Default: as many as hold 100 events each in every one.
         concentration: alpha of the symmetric Dirichlet prior of the relative rates; 0 for the improper d ln N.
@@ -326,8 +330,8 @@ def acceptance_likelihood(
             posterior.
 
     Raises:
-        InputError: If an acceptance or its error is missing or of wrong shape or sign, more than a thousandth of
-            the events lie where the acceptance is zero, there are no events, or an argument is out of range.
+        InputError: If an acceptance or its error is missing, of wrong shape or out of range, more than a thousandth
+            of the events lie where the acceptance is zero, there are no events, or an argument is out of range.
         RuntimeError: If JAX runs on 32-bit floats.
     """
     require_float64("inference.acceptance_likelihood")
@@ -390,8 +394,8 @@ def _prior_mean(counts: Counts, place: tuple, acceptance: dict) -> np.ndarray:
     name = counts.sites[place[0]].name
     if name not in acceptance:
         raise InputError(
-            f"no prior mean of the acceptance is given for {name}, only for {', '.join(acceptance) or 'none'}; give one "
-            "for every observatory"
+            f"no prior mean of the acceptance is given for {name}, only for {', '.join(acceptance) or 'none'}; give "
+            "one for every observatory"
         )
     return _known_acceptance(counts, place, acceptance)
 
@@ -416,8 +420,14 @@ def _cell_error(counts: Counts, place: tuple, relative_error, mean: np.ndarray) 
     if bad.any():
         raise InputError(
             f"the relative error of the acceptance of {name} must lie between {SMALLEST:g} and {LARGEST:g}, not "
-            f"{error[bad][0]:g}; for a known acceptance use the fit with a known exposure, for a free one leave out its "
-            "prior"
+            f"{error[bad][0]:g}; for a known acceptance use the fit with a known exposure, for a free one leave out "
+            "its prior"
+        )
+    precision = float(np.sum(error[mean > 0] ** -2))
+    if precision < LEAST_PRECISION:
+        raise InputError(
+            f"the prior on the acceptance of {name} says next to nothing: 1/(relative error)^2 sums to {precision:.2g} "
+            f"over its cells, and {LEAST_PRECISION:g} is the least; lower the errors, or leave out the prior"
         )
     return np.where(mean > 0, error, 1.0)
 

@@ -192,8 +192,8 @@ def calibrate(
 ) -> None:
     """Simulation-based calibration: do posteriors hold the truth as often as they say?
 
-    Truths are drawn from the priors, counts from the truths, and each posterior is asked for the rank of its truth. Writes
-    calibration.json and ranks.png; exit code 3 where the ranks are not uniform or intervals do not cover.
+    Truths are drawn from the priors, counts from the truths, and each posterior is asked for the rank of its truth.
+    Writes calibration.json and ranks.png; exit code 3 where ranks are not uniform or intervals do not cover.
 
     Example: [bold]diffcr calibrate --model dipole --site hawc --sets 100 --prior scale=0.02 -o calibration[/bold]
     """

@@ -7,8 +7,11 @@ Rates are integrated by Laplace's method throughout. Weighted counts are taken a
 """
 
 import dataclasses
+import functools
+import json
 import math
 import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -46,8 +49,9 @@ class LeaveOneRingOut:
         configuration: Name of each entry's configuration.
         ring: Its ring on the full grid, shape (entry,).
         events: Its (effective) events, shape (entry,).
-        elpd: ln p(ring | all others), shape (entry,), without the multinomial coefficients of the data, which are
-            the same for all models.
+        elpd: ln p(ring | all others) minus that of an isotropic sky with the same rates, shape (entry,).
+        isotropic: ln p(ring | all others) of the isotropic sky, without the multinomial coefficients of the data, which
+            are the same for all models; shape (entry,). It depends on the rate bins and their prior alone.
         p_loo: ln p(ring | all) - ln p(ring | all others): what knowing the ring is worth, shape (entry,).
         pareto_k: Shape of the tail of the importance weights, shape (entry,).
     """
@@ -56,17 +60,18 @@ class LeaveOneRingOut:
     ring: Int[np.ndarray, " entry"]
     events: Float[np.ndarray, " entry"]
     elpd: Float[np.ndarray, " entry"]
+    isotropic: Float[np.ndarray, " entry"]
     p_loo: Float[np.ndarray, " entry"]
     pareto_k: Float[np.ndarray, " entry"]
 
     @property
     def total(self) -> float:
-        """Sum of the elpd."""
+        """Sum of the elpd: positive where the model foretells better than isotropy."""
         return float(np.sum(self.elpd))
 
     @property
     def standard_error(self) -> float:
-        """Of the total, from the spread over rings: sqrt(n var). A ring with many events weighs much: see `compare`."""
+        """Of the total, from the spread over rings: sqrt(n var)."""
         return _error_of_sum(self.elpd)
 
     @property
@@ -86,7 +91,7 @@ class Ranked(NamedTuple):
 
     Attributes:
         name: Of the model.
-        elpd, standard_error, effective_parameters: As in `LeaveOneRingOut`.
+        elpd, standard_error, effective_parameters: The total over isotropy and so on, as in `LeaveOneRingOut`.
         difference: elpd minus that of the best model, not above 0.
         difference_error: Its standard error, paired over the rings.
         unreliable: Number of rings whose Pareto k exceeds 0.7.
@@ -146,14 +151,18 @@ def leave_one_ring_out(
         raise InputError(
             f"theta has shape {theta.shape}: give at least ten draws of the {len(sky.degree)} multipoles, draws first"
         )
-    each, start = (np.asarray(x) for x in _starts(sky, theta))
-    names, rings, events, columns = [], [], [], []
+    # Isotropy goes first: all else is relative to it.
+    each, start = (np.asarray(x) for x in _starts(sky, jnp.concatenate([jnp.zeros_like(theta[:1]), theta])))
+    names, rings, events, isotropic, columns = [], [], [], [], []
     for k, place in enumerate(places):
         parts = _Parts(counts, sky, place)
         args = (each[:, k], start[:, k], sky.alive[k], sky.concentration)
-        whole = _log_density(parts.whole, *args)
+        whole, constant = _log_density(parts.whole, *args)
         for ring in np.flatnonzero(counts.n_local[place].sum(axis=1) > 0):
-            columns.append(whole - _log_density(parts.without(ring), *args))
+            rest, rest_constant = _log_density(parts.without(int(ring)), *args)
+            density = whole - rest
+            columns.append(density[1:] - density[0])
+            isotropic.append(density[0] + constant - rest_constant)
             names.append(sky.names[k])
             rings.append(int(ring))
             events.append(float(counts.n_local[place][ring].sum()))
@@ -167,7 +176,15 @@ def leave_one_ring_out(
         )
     elpd, pareto_k = _smoothed(log_density, relative_efficiency)
     mean = special.logsumexp(log_density, axis=0) - math.log(len(log_density))
-    return LeaveOneRingOut(tuple(names), np.array(rings), np.array(events), elpd, mean - elpd, pareto_k)
+    return LeaveOneRingOut(
+        configuration=tuple(names),
+        ring=np.array(rings),
+        events=np.array(events),
+        elpd=elpd,
+        isotropic=np.array(isotropic),
+        p_loo=mean - elpd,
+        pareto_k=pareto_k,
+    )
 
 
 @jax.jit
@@ -240,17 +257,17 @@ class _Parts:
 _remade = jax.jit(make_block, static_argnames="groups")
 
 
-def _log_density(block: Block, theta, log_rates, alive, concentration) -> np.ndarray:
-    """ln p of one configuration's events given each sky (draw, param), but for constants of the number of groups.
+def _log_density(block: Block, theta, log_rates, alive, concentration) -> tuple[np.ndarray, float]:
+    """ln p of one configuration's events for each sky (draw, param), over that of the best isotropic fit, and the rest.
 
-    `_laplace` is relative to the isotropic fit, and so is u: ln L of that fit and the Dirichlet's normalisation in its
-    units are added. The total rate, which the likelihood pins with width 1/sqrt(events), is taken out.
+    `_laplace` is relative to that fit, and so is u. The rest is its ln L and the Dirichlet's normalisation in its
+    units; the total rate, which the likelihood pins with width 1/sqrt(events), is taken out; constants of the number
+    of groups are left out.
     """
     values = _in_chunks(lambda *draw: _laplace_of_each(block, *draw, alive, concentration), theta, log_rates)
     start, time, rate = (np.asarray(x) for x in (block.rate_modes[-1], block.data.time, block.data.rate))
-    live = np.asarray(alive) > 0
-    constant = special.xlogy(time, rate).sum() + 0.5 * math.log(block.data.total)
-    return values + constant + float(concentration) * np.log(start[live]).sum()
+    rest = special.xlogy(time, rate).sum() + 0.5 * math.log(block.data.total)
+    return values, rest + float(concentration) * np.log(start[np.asarray(alive) > 0]).sum()
 
 
 _laplace_of_each = jax.jit(
@@ -274,7 +291,10 @@ def _smoothed(log_density: np.ndarray, relative_efficiency: float) -> tuple[np.n
         # It warns of large k, which is reported ring by ring.
         warnings.simplefilter("ignore")
         result = arviz.loo(data, pointwise=True, reff=relative_efficiency)
-    return np.asarray(result.loo_i if old else result.elpd_i, float), np.asarray(result.pareto_k, float)
+    elpd, pareto_k = (np.asarray(x, float) for x in (result.loo_i if old else result.elpd_i, result.pareto_k))
+    # Weights that are all alike, of a model without parameters, have no tail.
+    constant = np.ptp(log_density, axis=0) < 1e-9
+    return np.where(constant, log_density[0], elpd), np.where(constant, 0.0, pareto_k)
 
 
 def compare(results: dict[str, LeaveOneRingOut]) -> list[Ranked]:
@@ -293,19 +313,21 @@ def compare(results: dict[str, LeaveOneRingOut]) -> list[Ranked]:
                 f"the models {first_name} and {name} were fitted to different counts: their predictions cannot be "
                 "compared; use the same counts for both"
             )
-    names = sorted(results, key=lambda name: -results[name].total)
-    best = results[names[0]].elpd
+    # The isotropic predictions differ only where the rates are treated differently; they are large and nearly cancel.
+    over = {name: r.elpd + (r.isotropic - first.isotropic) for name, r in results.items()}
+    names = sorted(results, key=lambda name: -np.sum(over[name]))
+    differences = {name: over[name] - over[names[0]] for name in names}
     return [
         Ranked(
             name,
-            r.total,
-            r.standard_error,
-            r.effective_parameters,
-            float(np.sum(r.elpd - best)),
-            _error_of_sum(r.elpd - best) if name != names[0] else 0.0,
-            len(r.unreliable),
+            results[name].total,
+            results[name].standard_error,
+            results[name].effective_parameters,
+            float(np.sum(differences[name])),
+            _error_of_sum(differences[name]),
+            len(results[name].unreliable),
         )
-        for name, r in ((name, results[name]) for name in names)
+        for name in names
     ]
 
 
@@ -507,18 +529,13 @@ _CHUNK = 128
 @jax.jit
 def _maximum_along(sky: SkyLikelihood, design) -> Array:
     """ln(L / L_isotropic) of the best sky design . x, every rate free."""
-    modes = sky.block.modes
-    turned = dataclasses.replace(
-        sky.block,
-        modes=dataclasses.replace(
-            modes,
-            cosine=jnp.einsum("pi,cpmr->cimr", design, modes.cosine),
-            sine=jnp.einsum("pi,cpmr->cimr", design, modes.sine),
-        ),
-        linear=sky.block.linear @ design,
-        bilinear=sky.block.bilinear @ design,
-    )
-    blocks = tuple(jax.tree.map(lambda leaf, c=c: leaf[c], turned) for c in range(len(sky.names)))
+    along = lambda x: jnp.tensordot(design.T, x, 1)
+
+    def turned(block: Block) -> Block:
+        modes = dataclasses.replace(block.modes, cosine=along(block.modes.cosine), sine=along(block.modes.sine))
+        return dataclasses.replace(block, modes=modes, linear=along(block.linear), bilinear=block.bilinear @ design)
+
+    blocks = tuple(turned(jax.tree.map(lambda leaf, c=c: leaf[c], sky.block)) for c in range(len(sky.names)))
     return maximise(blocks, jnp.zeros(design.shape[1])).gain
 
 
@@ -548,7 +565,7 @@ def log_evidence(
     spec: Specification,
     sky: SkyLikelihood,
     live: int = 500,
-    tolerance: float = 0.01,
+    tolerance: float = 0.1,
     seed: int = 0,
     fixed: dict[str, AnyArray] | None = None,
 ) -> Evidence:
@@ -556,7 +573,7 @@ def log_evidence(
 
     The unit cube becomes parameters site by site through the inverse of each prior's distribution function, as the
     model itself runs, so that a prior may depend on the parameters before it. The length of the vector behind a
-    `Direction`, which means nothing, takes no dimension.
+    `Direction`, which means nothing, takes no dimension, and neither does a parameter that the data know nothing of.
 
     Args:
         spec: A `Specification` with rates "laplace".
@@ -576,97 +593,127 @@ def log_evidence(
         raise InputError("the evidence needs the rates integrated: use rates laplace, not sampled")
     if live < 20:
         raise InputError(f"nested sampling needs at least 20 live points, not {live}; 500 give ln Z to about 0.1")
-    arguments = spec.arguments(sky)
-    names = _dimensions(spec.function, sky, arguments, fixed or {})
+    model = _Model(json.dumps(spec.header(), sort_keys=True), spec.function)
+    held = {k: jnp.asarray(v, float) for k, v in (fixed or {}).items()}
+    names = _dimensions(model, sky, held)
+    try:
+        import dynesty
+    except ImportError as error:
+        raise InputError("nested sampling needs dynesty: python3 -m pip install 'diffcr[evidence]'") from error
+
+    def value(cube):
+        return float(_over_isotropy(model, cube, sky, held))
+
+    rng = np.random.default_rng(seed)
+    cubes = rng.uniform(size=(live, len(names)))
+    start = np.array([value(cube) for cube in cubes])
+    seen = _that_matter(value, cubes, start, rng)
+    names = tuple(name for name, used in zip(names, seen, strict=True) if used)
     if len(names) > MOST_DIMENSIONS:
         raise InputError(
             f"nested sampling is for at most {MOST_DIMENSIONS} parameters, and the model {spec.model} has "
             f"{len(names)}: {', '.join(names)}; lower --lmax, fix some, or compare by leave-one-ring-out"
         )
-    try:
-        import dynesty
-    except ImportError as error:
-        raise InputError("nested sampling needs dynesty: python3 -m pip install 'diffcr[evidence]'") from error
-    held = {k: jnp.asarray(v, float) for k, v in (fixed or {}).items()}
-
-    def value(cube, sky, arguments, held):
-        out = _run(spec.function, cube, sky, arguments, held).log_likelihood - sky.marginal_log_likelihood(
-            jnp.zeros(len(sky.degree))
-        )
-        return jnp.where(jnp.isnan(out), -jnp.inf, out)
-
-    one = jax.jit(value)
-    rng = np.random.default_rng(seed)
-    cubes = rng.uniform(size=(live, len(names)))
-    start = np.array([float(one(cube, sky, arguments, held)) for cube in cubes])
+    if not names:
+        return Evidence(float(start[0]), 0.0, 1, names)
     if np.isfinite(start).sum() < 2 * len(names) + 2:
         raise InputError(
             f"of {live} skies drawn from the prior only {np.isfinite(start).sum()} are positive where exposed: the "
             "prior is far too wide; narrow it, or raise live"
         )
     sampler = dynesty.NestedSampler(
-        lambda cube: float(one(cube, sky, arguments, held)),
-        lambda cube: cube,
+        lambda part: value(_placed(part, seen)),
+        lambda part: part,
         len(names),
         nlive=live,
         rstate=rng,
-        live_points=[cubes, cubes.copy(), start],
+        # The cube itself is left for the ellipsoids as soon as half of its points are lost.
+        first_update={"min_ncall": live, "min_eff": 50.0},
+        live_points=[cubes[:, seen], cubes[:, seen], start],
     )
     sampler.run_nested(dlogz=tolerance, print_progress=False)
     result = sampler.results
-    return Evidence(float(result["logz"][-1]), float(result["logzerr"][-1]), int(np.sum(result["ncall"])), names)
+    return Evidence(float(result["logz"][-1]), float(result["logzerr"][-1]), int(np.sum(result["ncall"])) + live, names)
 
 
-class _Outcome(NamedTuple):
-    """What a run of a model from a point of the unit cube gave."""
+def _that_matter(value, cubes: np.ndarray, start: np.ndarray, rng) -> np.ndarray:
+    """Which dimensions change ln L at all: moved one by one, at a few points, to somewhere else."""
+    seen = np.zeros(cubes.shape[1], bool)
+    for point in np.flatnonzero(np.isfinite(start))[:4]:
+        for k in np.flatnonzero(~seen):
+            moved = cubes[point].copy()
+            moved[k] = rng.uniform()
+            # What drops out of the physics may leave a last binary digit.
+            seen[k] = not abs(value(moved) - start[point]) <= 1e-9 * (1 + abs(start[point]))
+    return seen
 
-    log_likelihood: Array
-    names: list[str]
+
+def _placed(part: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Values of the dimensions that matter in their places among all."""
+    full = np.full(len(seen), 0.5)
+    full[seen] = part
+    return full
 
 
-def _run(model, cube, sky: SkyLikelihood, arguments: dict, fixed: dict) -> _Outcome:
-    """The model with every site's value taken from the unit cube; an empty cube only counts dimensions."""
+@dataclasses.dataclass(frozen=True)
+class _Model:
+    """A numpyro model that is known by its description, so that it is compiled once."""
 
-    class FromCube(Messenger):
-        def __init__(self):
-            self.names, self.missing = [], set(fixed)
-            super().__init__(model)
+    description: str
+    function: Callable = dataclasses.field(compare=False)
 
-        def process_message(self, msg):
-            if msg["type"] != "sample" or msg["is_observed"] or msg["value"] is not None:
-                return
-            name, fn = msg["name"], msg["fn"]
-            size, quantile = _inverse(name, fn)
-            if name in fixed:
-                self.missing.discard(name)
-                msg["value"] = _held(name, fn, fixed[name])
-                return
-            first = len(self.names)
-            self.names += [name if size == 1 else f"{name}[{k}]" for k in range(size)]
-            u = jnp.full(size, 0.5) if cube is None else cube[first : first + size]
-            msg["value"] = quantile(u)
 
-    source = FromCube()
-    trace = handlers.trace(source).get_trace(sky, **arguments)
+@functools.partial(jax.jit, static_argnames="model")
+def _over_isotropy(model: _Model, cube, sky: SkyLikelihood, fixed: dict) -> Array:
+    isotropic = sky.marginal_log_likelihood(jnp.zeros(len(sky.degree)))
+    value = _run(model, cube, sky, fixed)[0] - isotropic
+    return jnp.where(jnp.isnan(value), -jnp.inf, value)
+
+
+class _FromCube(Messenger):
+    """Gives every site the value that a point of the unit cube stands for; without a point it counts dimensions."""
+
+    def __init__(self, function, cube, fixed: dict):
+        self.cube, self.fixed, self.names, self.missing = cube, fixed, [], set(fixed)
+        super().__init__(function)
+
+    def process_message(self, msg):
+        """Called by numpyro at every site."""
+        if msg["type"] != "sample" or msg["is_observed"]:
+            return
+        name, fn = msg["name"], msg["fn"]
+        if name in self.fixed:
+            self.missing.discard(name)
+            msg["value"] = _held(name, fn, self.fixed[name])
+            return
+        size, quantile = _inverse(name, fn)
+        first = len(self.names)
+        self.names += [name if size == 1 else f"{name}[{k}]" for k in range(size)]
+        msg["value"] = quantile(jnp.full(size, 0.5) if self.cube is None else self.cube[first : first + size])
+
+
+def _run(model: _Model, cube, sky: SkyLikelihood, fixed: dict) -> tuple[Array, list[str]]:
+    """ln likelihood of the model at a point of the unit cube, and the names of the dimensions."""
+    source = _FromCube(model.function, cube, fixed)
+    trace = handlers.trace(source).get_trace(sky)
     if source.missing:
         raise InputError(
             f"the model has no site {sorted(source.missing)[0]!r} to fix; it has {', '.join(source.names)}"
         )
     observed = [s for s in trace.values() if s["type"] == "sample" and s["is_observed"]]
-    return _Outcome(sum(jnp.sum(s["fn"].log_prob(s["value"])) for s in observed), source.names)
+    return sum(jnp.sum(s["fn"].log_prob(s["value"])) for s in observed), source.names
 
 
-def _dimensions(model, sky, arguments: dict, fixed: dict) -> tuple[str, ...]:
+def _dimensions(model: _Model, sky: SkyLikelihood, fixed: dict) -> tuple[str, ...]:
     """Names of the dimensions of the unit cube."""
-    names = []
-    held = {k: jnp.asarray(v, float) for k, v in fixed.items()}
+    names: list[str] = []
 
-    def count(sky, arguments):
-        out = _run(model, None, sky, arguments, held)
-        names.extend(out.names)
-        return out.log_likelihood
+    def count(sky, fixed):
+        value, found = _run(model, None, sky, fixed)
+        names.extend(found)
+        return value
 
-    jax.eval_shape(count, sky, arguments)
+    jax.eval_shape(count, sky, fixed)
     return tuple(names)
 
 

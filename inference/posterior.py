@@ -48,7 +48,7 @@ def sample(
     Returns:
         An ArviZ object (InferenceData, or DataTree with ArviZ 1) with the groups posterior, prior, sample_stats,
         posterior_predictive, prior_predictive and observed_data. Dimensions: chain, draw, l, m, observatory
-        (detector configurations), time, ra, energy. `summary` judges it.
+        (detector configurations), time, ra, energy. `summarise` judges it.
 
     Raises:
         InputError: If the counts, the priors or the plan cannot be used, or the folder holds another run.

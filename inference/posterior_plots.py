@@ -9,6 +9,7 @@ says also where the kernel is wide. Right ascension increases to the left on map
 """
 
 import math
+import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -69,8 +70,8 @@ def corner(
 
     Args:
         values: Draws of each parameter, (chain, draw) or (draw,), all alike; at most eight parameters.
-        labels: What stands on the axes, with the unit in brackets: "Right ascension [deg]". Default: the names. A
-            power of ten is put in front of the unit where the values need one.
+        labels: What stands on the axes, with the unit in brackets: "Right ascension [deg]"; short, as panels are
+            narrow. Default: the names. A power of ten is put in front of the unit where the values need one.
         truths: Values to mark.
         prior: Draws from the prior, or its density in the unit of the values; a thin grey line of unit area, like the
             posterior, so that a prior much wider than the posterior lies close to zero.
@@ -93,6 +94,8 @@ def corner(
     _require_alike({name: np.shape(values[name]) for name in names})
     truths, priors, period = dict(truths or {}), dict(prior or {}), period or {}
     for name, turn in period.items():
+        if not (np.isfinite(turn) and turn > 0):
+            raise InputError(f"the period of {name!r} must be positive, not {turn}; 360 for angles in degrees")
         draws[name], start = _unwound(draws[name], turn)
         if name in truths:
             truths[name] = start + (truths[name] - start) % turn
@@ -102,14 +105,14 @@ def corner(
     extents = [_scaled(np.array(line.extent)) for line in marginals]
 
     n = len(names)
-    side = max(_WIDTH, 1.1 + 1.35 * n)
+    side = max(_WIDTH, 1.25 + 1.35 * n)
     figure = _figure(side, side if n > 1 else 3.4)
     panels = figure.subplots(n, n, squeeze=False, sharex="col")
     if n > 1:
         # Margins in inches, and panels at equal distances whatever stands on their axes.
         figure.set_layout_engine(None)
-        figure.subplots_adjust(0.95 / side, 0.9 / side, 1 - 0.1 / side, 1 - 0.35 / side, 0.06, 0.06)
-    written = {name: (labels or {}).get(name, name) for name in names}
+        figure.subplots_adjust(1.15 / side, 1.1 / side, 1 - 0.1 / side, 1 - 0.35 / side, 0.06, 0.06)
+    written = {name: (labels or {}).get(name, name.replace("_", " ")) for name in names}
     for row, name in enumerate(names):
         for column, other in enumerate(names):
             axes = panels[row, column]
@@ -126,22 +129,22 @@ def corner(
                 plane = _Plane(np.stack([draws[other] * x, draws[name] * y], axis=1), f"{other!r} and {name!r}")
                 _draw_regions(axes, plane, _REGIONS, _GREY if faint else _BLUE)
                 axes.set_ylim(*limits_y)
-                _few_ticks(axes.yaxis, period.get(name))
+                _few_ticks(axes.yaxis, limits_y, period.get(name), y)
                 if name in truths:
                     axes.axhline(truths[name] * y, color=_VERMILION, linewidth=1.0)
             if other in truths:
                 axes.axvline(truths[other] * x, color=_VERMILION, linewidth=1.0)
             axes.set_xlim(*limits_x)
-            _few_ticks(axes.xaxis, period.get(other))
+            _few_ticks(axes.xaxis, limits_x, period.get(other), x)
             axes.tick_params(rotation=45, labelsize=9, length=2.5)
             axes.tick_params(axis="x", labelbottom=row == n - 1)
             axes.tick_params(axis="y", labelleft=column == 0)
-            # The unit goes on a line of its own: neighbours are near.
             if row == n - 1:
-                axes.set_xlabel(_with_power(written[other], power_x).replace(" [", "\n[" if n > 1 else " ["))
+                label = _with_power(written[other], power_x)
+                axes.set_xlabel(_in_lines(label) if n > 1 else label)
             if column == 0 and row > 0:
-                axes.set_ylabel(_with_power(written[name], power_y).replace(" [", "\n["))
-    for place, axes in enumerate(panels[-1]):
+                axes.set_ylabel(_in_lines(_with_power(written[name], power_y)))
+    for place, axes in enumerate(panels[-1] if n > 1 else ()):
         axes.xaxis.set_label_coords(0.5, -0.5 / (figure.get_figheight() * axes.get_position().height))
         if place > 0:
             panels[place, 0].yaxis.set_label_coords(-0.55 / (side * axes.get_position().width), 0.5)
@@ -323,7 +326,8 @@ def rate_band(
 
     Args:
         rate: Rate of each time bin in any unit, shape (draw, time) or (chain, draw, time); positive where alive. Every
-            draw is divided by its mean over the live bins.
+            draw is divided by its mean over the live bins. The models' log_rate is ln(N / N_isotropic): give the
+            rate N itself.
         time_counts: Observed counts, shape (time,), divided by their own mean; errors are those of Poisson.
         time_frame: "sidereal", "solar", "antisidereal" or "extended-sidereal".
         dead: True where a bin has no livetime. Default: none.
@@ -488,12 +492,13 @@ class _Line:
             raise InputError(f"the draws of {name!r} are (almost) all equal to {x[0]:g}; leave it out of the picture")
         cells = 200
         cell = (high - low) / cells
-        few = _few(x) / np.std(x)
+        # Strays must not set the scale.
+        spread = np.std(np.clip(x, low, high))
+        few = _few(np.clip(x, low, high)) / spread
         square = (few[:, None] - few) ** 2
         reach = few.max() - few, few.min() - few
         width = _kernel_width(square, 1, 6.0, inside=lambda w: ndtr(reach[0] / w) - ndtr(reach[1] / w))
-        width *= np.std(x) / cell
-        width = max(width, 1.0)
+        width = max(width * spread / cell, 1.0)
         counts, edges = np.histogram(x, cells, (low, high))
 
         def smooth(y):
@@ -514,7 +519,9 @@ class _Plane:
 
     def __init__(self, xy: np.ndarray, what: str):
         low, high = np.quantile(xy, [0.001, 0.999], axis=0)
-        covariance = np.cov(xy.T)
+        # Strays must not set the scale.
+        near = np.clip(xy, low, high)
+        covariance = np.cov(near.T)
         if not np.all(high > low) or not np.all(np.diag(covariance) > 0):
             raise InputError(
                 f"the draws of {what} are (almost) all equal in one of the two; leave that out of the picture"
@@ -523,7 +530,7 @@ class _Plane:
         cell = (high - low) / cells
         # Whitened, with no axis so thin that nothing is left of it.
         values, vectors = np.linalg.eigh(covariance / np.outer(cell, cell))
-        few = (_few(xy) / cell) @ (vectors / np.sqrt(np.maximum(values, 1.0)))
+        few = (_few(near) / cell) @ (vectors / np.sqrt(np.maximum(values, 1.0)))
         square = np.sum((few[:, None] - few[None]) ** 2, axis=-1)
         width = _kernel_width(square, 2, 36.0)
         kernel = width**2 * covariance / np.outer(cell, cell) + np.eye(2)
@@ -700,11 +707,21 @@ def _wound(prior, start: float, turn: float):
     return start + (np.asarray(prior, float) - start) % turn
 
 
-def _few_ticks(axis, turn: float | None) -> None:
-    # Not at the ends, where the neighbour's begin.
-    axis.set_major_locator(MaxNLocator(4, prune="both", min_n_ticks=2))
+def _in_lines(label: str) -> str:
+    """The unit on a line of its own, and long names on two: neighbours are near."""
+    name, bracket, unit = label.partition(" [")
+    name = name if "$" in name else textwrap.fill(name, 14)
+    return f"{name}\n[{unit}" if bracket else name
+
+
+def _few_ticks(axis, limits: np.ndarray, turn: float | None, factor: float) -> None:
+    """A few ticks away from the ends, where those of the neighbouring panel begin."""
+    low, high = limits
+    margin = 0.1 * (high - low)
+    ticks = MaxNLocator(4).tick_values(low, high)
+    axis.set_ticks(ticks[(ticks > low + margin) & (ticks < high - margin)])
     if turn is not None:
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value % turn:g}"))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value % (turn * factor):.6g}"))
 
 
 def _draw_marginal(axes: Axes, line: _Line, power: int, prior, dominated: bool, turn: float | None) -> None:
@@ -715,6 +732,7 @@ def _draw_marginal(axes: Axes, line: _Line, power: int, prior, dominated: bool, 
         inside = line.density >= level
         axes.fill_between(x, 0, density, where=inside, color=colour, alpha=opacity, linewidth=0)
     axes.plot(x, density, color=colour, linewidth=1.2)
+    top = density.max()
     if prior is not None:
         if callable(prior):
             curve = np.asarray(prior(line.x), float)
@@ -722,7 +740,8 @@ def _draw_marginal(axes: Axes, line: _Line, power: int, prior, dominated: bool, 
             own = _Line(_pooled(prior, "the prior"), "prior")
             curve = np.interp(line.x, own.x, own.density, left=0, right=0)
         axes.plot(x, curve / factor, color=_PRIOR, linewidth=0.8, label="Prior")
-    axes.set_ylim(0, 1.08 * max(density.max(), 1e-300))
+        top = max(top, min(np.max(curve / factor), 1.5 * top))
+    axes.set_ylim(0, 1.08 * top)
     axes.set_yticks([])
     if dominated:
         axes.set_title("prior-dominated", fontsize=9, color="0.35")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from . import posterior_plots, plots
+from . import plots, posterior_plots
 from .data import Counts
 from .files import atomic
 from .fit import _in_effective_events
@@ -15,7 +15,7 @@ from .posterior import sky_draws
 from .report import write_json
 from .sky_likelihood import SkyLikelihood
 from .specification import Specification
-from .summary import summary as summarise
+from .summary import summarise
 
 LABELS = {
     "delta_0h": r"$\delta_{0\mathrm{h}}$",

@@ -8,6 +8,7 @@ distributions: a model that uses them stays a plain function, to be copied and c
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -115,7 +116,7 @@ class SkyNormal(dist.Distribution):
         pull: Linear term, shape (n,).
     """
 
-    arg_constraints: dict = {}
+    arg_constraints: ClassVar[dict] = {}
 
     def __init__(self, loc, scale, information, pull, *, validate_args=None):
         shape = jnp.shape(pull)
@@ -173,7 +174,7 @@ class LogRates(dist.Distribution):
         theta: Multipoles of date, which the most probable rates follow, shape (param,) or (energy, param).
     """
 
-    arg_constraints: dict = {}
+    arg_constraints: ClassVar[dict] = {}
 
     def __init__(self, sky: SkyLikelihood, theta: Float[AnyArray, "*energy param"], *, validate_args=None):
         self.sky, self.theta = sky, theta
@@ -212,7 +213,7 @@ class Direction(dist.Distribution):
         stretch: S, shape (2, 2) or (3, 3), of determinant that does not matter.
     """
 
-    arg_constraints: dict = {}
+    arg_constraints: ClassVar[dict] = {}
     support = constraints.real_vector
 
     def __init__(self, stretch, *, validate_args=None):

@@ -8,6 +8,7 @@ when complete. Continuing loads the last one and goes on; nothing in a run depen
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -238,7 +239,7 @@ def natural(kernel: Kernel, positions: dict[str, np.ndarray], args: tuple, kwarg
 
 
 def _cumulative(parts: list[int]) -> list[int]:
-    return list(np.cumsum(parts))
+    return list(itertools.accumulate(parts))
 
 
 def _spread(carry, chains: int):

@@ -20,6 +20,7 @@ from jax.scipy.special import logsumexp
 from numpyro import handlers
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 from numpyro.infer import util
+from numpyro.infer.reparam import LocScaleReparam
 from scipy import stats
 
 from diffcr.counts import MarginalCounts, east_weight, expected_marginals
@@ -207,11 +208,11 @@ def calibrate(
     seed: int,
     energies: int = 1,
     epoch: float = 2015.0,
-    warmup: int = 200,
-    draws: int = 300,
-    max_tree_depth: int = 7,
+    warmup: int = 150,
+    draws: int = 250,
+    max_tree_depth: int = 5,
     ranks: int = 99,
-    batch: int = 50,
+    batch: int = 10,
     dipole: tuple[float, float] | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Calibration:
@@ -232,7 +233,7 @@ def calibrate(
         max_tree_depth: As in `Plan`. Lower than there: all chains of a batch wait for the longest trajectory, and
             the first steps of the adaptation would be of the greatest length in some chain.
         ranks: Draws that a truth is ranked among, taken evenly from both chains.
-        batch: Data sets sampled side by side.
+        batch: Data sets sampled side by side; many more than this no longer fit into a cache.
         dipole: (delta_0h, delta_6h) in J2000 of every truth, in place of draws from the prior; for the models "dipole"
             and "multipoles". Ranks are then not uniform where the prior matters; the pulls tell the bias.
         progress: Called after each batch with sets done, sets in all, and seconds.
@@ -256,7 +257,7 @@ def calibrate(
         raise InputError("the priors draw multipoles that are not finite; narrow them")
 
     plan = Plan(chains=2, warmup=warmup, draws=draws, target_accept=spec.target_accept, max_tree_depth=max_tree_depth)
-    kernel = Kernel(spec.function, plan, spec.mirror(template), spec.dense)
+    kernel = Kernel(_standardised(spec), plan, spec.mirror(template), spec.dense)
     sample = jax.jit(jax.vmap(functools.partial(_sample, spec, kernel)))
     parts = []
     for first in range(0, sets, batch):
@@ -435,6 +436,15 @@ def _isotropic(sites, expected, grid, energies, epoch) -> Counts:
 # --- Posteriors -------------------------------------------------------------------------------------------
 
 
+def _standardised(spec: Specification) -> Callable:
+    """The model with delta_N, known from its prior alone, sampled in units of its width.
+
+    Otherwise a narrow prior is the one coordinate far from unit variance, and the adaptation begins with
+    trajectories of the greatest length.
+    """
+    return handlers.reparam(spec.function, config={"delta_N": LocScaleReparam(centered=0)})
+
+
 def _sample(spec: Specification, kernel: Kernel, key, sky: SkyLikelihood, theta, log_rate) -> dict:
     """Two chains of one data set; quantities (draw, chain, ..), and the log-likelihood of the truth."""
     args, kwargs = (sky,), spec.arguments(sky)
@@ -449,10 +459,10 @@ def _sample(spec: Specification, kernel: Kernel, key, sky: SkyLikelihood, theta,
     z, diverging, steps = jax.tree.map(lambda x: x[plan.warmup :], (z, diverging, steps))
 
     def look(z):
-        values = util.constrain_fn(spec.function, args, kwargs, z, return_deterministic=True)
+        values = util.constrain_fn(kernel.model, args, kwargs, z, return_deterministic=True)
         out = {"values": _quantities(spec, sky, values)}
         if "log_rate" in values:
-            own = handlers.trace(handlers.substitute(handlers.seed(spec.function, key), values))
+            own = handlers.trace(handlers.substitute(handlers.seed(kernel.model, key), values))
             relative = _log_relative(sky, values["log_rate"])
             out["log_rate"] = relative
             out["log_likelihood"] = _log_likelihood(

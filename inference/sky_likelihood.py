@@ -26,13 +26,13 @@ from diffcr.typing import AnyArray
 from .compact import compact, fewest_nodes
 from .data import Counts
 from .fit import (
+    _days,
     _exposed,
     _frame_rotation,
     _in_effective_events,
     _needs_cell_averages,
     _precession,
     _rate_bins,
-    _days,
 )
 from .likelihood import Marginals, form_marginals, second_order
 from .multipoles import (
@@ -40,7 +40,6 @@ from .multipoles import (
     RingModes,
     band_limited,
     derivatives,
-    expected_information,
     free_multipoles,
     make_block,
     maximise,
@@ -326,7 +325,7 @@ def sky_likelihood(
         nodes = fewest_nodes(n, l_max, events, 1e-2)
         for _ in range(4):
             block, answer = build(nodes)
-            needed = fewest_nodes(n, l_max, events, _largest_contrast(block, answer, prior))
+            needed = fewest_nodes(n, l_max, events, float(_largest_contrast(block, answer, prior)))
             if needed <= nodes:
                 break
             nodes = needed

@@ -28,7 +28,7 @@ _VECTORS = {"field_direction", "field_axis", "theta_of_date"}
 """Reported under other names: by angles, or as multipoles of J2000."""
 
 
-def summary(posterior: Any) -> dict:
+def summarise(posterior: Any) -> dict:
     """Mean, spread, intervals and diagnostics of every named quantity, and the verdict.
 
     Args:
