@@ -1,6 +1,5 @@
 """The commands that sample: `diffcr sample` and `diffcr calibrate`."""
 
-import json
 import math
 import sys
 from pathlib import Path
@@ -184,6 +183,7 @@ def calibrate(
     lmax: Lmax = None,
     prior: Prior = None,
     rate_concentration: RateConcentration = 200.0,
+    power: Annotated[float, typer.Option(help="The acceptance is cos^K(zenith).", metavar="K")] = 1.0,
     events: Annotated[float, typer.Option(help="Mean number of events of each observatory.", metavar="N")] = 2e5,
     sets: Annotated[int, typer.Option(help="Simulated data sets.")] = 300,
     grid: Grid = "36x18",
@@ -197,6 +197,9 @@ def calibrate(
 
     Example: [bold]diffcr calibrate --model dipole --site hawc --sets 100 --prior scale=0.02 -o calibration[/bold]
     """
+    import numpy as np
+
+    from diffcr.detector import acceptance
     from diffcr.site import site as find_site
 
     from .plots import save
@@ -205,17 +208,44 @@ def calibrate(
     from .specification import Specification
 
     require_folder(output)
-    spec = Specification(model, lmax, parse_priors(prior), rate_concentration, None, "sampled")
-    sites = [find_site(name) for name in site or ["HAWC"]]
-    result = run(spec, sites, grid_of(grid), events, sets, seed)
+    spec = Specification(model, lmax, parse_priors(prior), rate_concentration)
+    cells, sites = grid_of(grid), [find_site(name) for name in site or ["HAWC"]]
+    samples = max(4, -(-4 * 180 // cells.n_ring))
+    accepted = [np.asarray(acceptance(s, cells, power=power, subdivide=samples, profile="triangle")) for s in sites]
+    with Progress("sets") as bar:
+        result = run(spec, sites, accepted, cells, events, sets, seed, progress=bar)
+    content = result.to_dict()
+    problems = calibration_problems(content)
+    content |= {"calibrated": not problems, "problems": problems}
     make_folder(output)
     save(result.figure(), output / "ranks.png")
-    content = result.to_dict()
     write_json(output / "calibration.json", content)
-    print(json.dumps(content["verdict"]) if isinstance(content["verdict"], dict) else content["verdict"])
+    for name, entry in content["quantities"].items():
+        print(
+            f"{name:<33} p {min(1.0, 2 * min(entry['chi2_p'], entry['ks_p'])):.2g}, coverage {entry['coverage_68']:.1%} "
+            f"of 68 %, {entry['coverage_95']:.1%} of 95 %"
+        )
     print(f"results          {output / 'calibration.json'}, {output / 'ranks.png'}")
-    if not content["calibrated"]:
-        raise FitError(f"{content['verdict']}; results were written")
+    if problems:
+        raise FitError(f"NOT calibrated: {'; '.join(problems)}; results were written")
+    print(f"verdict          calibrated, as far as {content['sets']} data sets can tell")
+
+
+def calibration_problems(content: dict) -> list[str]:
+    """What in the numbers of a calibration is beyond chance: ranks at 1 %, coverage at four standard deviations."""
+    problems = []
+    for kind, p in content["holm_p"].items():
+        if p < 0.01:
+            problems.append(f"ranks of {kind} quantities are not uniform (p = {p:.2g}, corrected for their number)")
+    for level in (68, 95):
+        share = level / 100
+        width = 4 * math.sqrt(share * (1 - share) / content["sets"])
+        for name, entry in content["quantities"].items():
+            if entry["kind"] != "rates" and abs(entry[f"coverage_{level}"] - share) > width:
+                problems.append(f"{level} % intervals of {name} hold the truth in {entry[f'coverage_{level}']:.1%}")
+    if content["share_r_hat_below_1.05"] < 0.9:
+        problems.append(f"chains agree in {content['share_r_hat_below_1.05']:.0%} of the sets only")
+    return problems
 
 
 def parse_priors(entries: list[str] | None) -> dict:
@@ -272,6 +302,9 @@ def with_acceptance_prior(spec, counts, text: str):
 class Progress:
     """A progress bar on a terminal, a line now and then elsewhere; called with (steps done, steps in all, seconds)."""
 
+    def __init__(self, what: str = "steps"):
+        self._what = what
+
     def __enter__(self):
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -292,12 +325,12 @@ class Progress:
             self._first = (done, seconds)
         steps, spent = done - self._first[0], seconds - self._first[1]
         rate = steps / spent if steps and spent > 0 else math.nan
-        self._bar.update(self._task, completed=done, total=total, rate=f"{rate:.0f} steps/s" if steps else "")
+        self._bar.update(self._task, completed=done, total=total, rate=f"{rate:.3g} {self._what}/s" if steps else "")
         if not self._terminal and (seconds - self._told > 30 or done == total):
             self._told = seconds
             left = f", {(total - done) / rate:.0f} s left" if steps and done < total else ""
-            speed = f" at {rate:.0f} steps per second" if steps else ""
-            print(f"sampled          {done} of {total} steps in {seconds:.0f} s{speed}{left}", file=sys.stderr)
+            speed = f" at {rate:.3g} {self._what} per second" if steps else ""
+            print(f"sampled          {done} of {total} {self._what} in {seconds:.0f} s{speed}{left}", file=sys.stderr)
 
     def __exit__(self, *_):
         self._bar.stop()

@@ -160,7 +160,8 @@ def leave_one_ring_out(
         whole, constant = _log_density(parts.whole, *args)
         for ring in np.flatnonzero(counts.n_local[place].sum(axis=1) > 0):
             rest, rest_constant = _log_density(parts.without(int(ring)), *args)
-            density = whole - rest
+            with np.errstate(invalid="ignore"):  # of draws without likelihood, refused below
+                density = whole - rest
             columns.append(density[1:] - density[0])
             isotropic.append(density[0] + constant - rest_constant)
             names.append(sky.names[k])
@@ -607,6 +608,11 @@ def log_evidence(
     rng = np.random.default_rng(seed)
     cubes = rng.uniform(size=(live, len(names)))
     start = np.array([value(cube) for cube in cubes])
+    if np.isfinite(start).sum() < 2 * len(names) + 2:
+        raise InputError(
+            f"of {live} skies drawn from the prior only {np.isfinite(start).sum()} are positive where exposed: the "
+            "prior is far too wide; narrow it, or raise live"
+        )
     seen = _that_matter(value, cubes, start, rng)
     names = tuple(name for name, used in zip(names, seen, strict=True) if used)
     if len(names) > MOST_DIMENSIONS:
@@ -616,11 +622,6 @@ def log_evidence(
         )
     if not names:
         return Evidence(float(start[0]), 0.0, 1, names)
-    if np.isfinite(start).sum() < 2 * len(names) + 2:
-        raise InputError(
-            f"of {live} skies drawn from the prior only {np.isfinite(start).sum()} are positive where exposed: the "
-            "prior is far too wide; narrow it, or raise live"
-        )
     sampler = dynesty.NestedSampler(
         lambda part: value(_placed(part, seen)),
         lambda part: part,

@@ -27,7 +27,6 @@ from .compact import fewest_nodes
 from .data import Counts
 from .epochs import merge_epochs, merge_test
 from .fit import fit
-from .models import DIPOLE_NORM
 from .sampler import Kernel, Plan, natural, sample_segments
 from .specification import Specification
 
@@ -196,10 +195,8 @@ _synthesis = jax.jit(lambda values, grid: synthesis(values, grid, cell_average=T
 
 def dipole_posterior(counts: Counts) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of (delta_0h, delta_6h) of date in the normal approximation, with a flat prior."""
-    sky = Specification("dipole").likelihood(counts, _nodes(counts))
-    covariance = np.linalg.inv(np.asarray(sky.information[0]))
-    place = list(sky.dipole_places[:2])
-    return np.asarray(sky.centre[0])[place] / DIPOLE_NORM, np.sqrt(np.diag(covariance)[place]) / DIPOLE_NORM
+    found = fit(counts).dipole
+    return found.delta, np.sqrt(np.diag(found.covariance))
 
 
 def _nodes(counts: Counts) -> int:

@@ -102,14 +102,20 @@ def _leave_one_out(posterior: Any, counts: Counts, sky: SkyLikelihood) -> dict:
 
 
 def figures(posterior: Any, counts: Counts, spec: Specification, content: dict) -> dict[str, Figure]:
-    """The pictures by file name. Those of directions are left out while the counts are blinded."""
+    """The pictures by file name; with a handful of draws the trace alone.
+
+    Those of directions are left out while the counts are blinded.
+    """
     draws, prior, stats = (group(posterior, k) for k in ("posterior", "prior", "sample_stats"))
     shown = content["parameters"]
+    enough = draws.sizes["chain"] * draws.sizes["draw"] >= posterior_plots.LEAST_DRAWS
     out = {
         "trace": posterior_plots.trace(
             stats["lp"].values, stats["diverging"].values, stats["num_steps"].values, stats["energy"].values
         )
     }
+    if not enough:
+        return out
     scalars = {k: draws[k].values for k in _CORNER[spec.model] if k in shown}
     if "power" in draws:
         l = draws["l"].values

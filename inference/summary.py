@@ -139,11 +139,13 @@ def describe(values: np.ndarray, circular: bool = False) -> dict:
     }
     if np.ptp(values) == 0:
         return entry | {"r_hat": 1.0, "ess_bulk": float(values.size), "ess_tail": float(values.size)}
-    return entry | {
-        "r_hat": float(az.rhat(values)),
-        "ess_bulk": float(az.ess(values, method="bulk")),
-        "ess_tail": float(az.ess(values, method="tail")),
-    }
+    # Too few draws for an estimate give not a number, which is no convergence.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return entry | {
+            "r_hat": float(az.rhat(values)),
+            "ess_bulk": float(az.ess(values, method="bulk")),
+            "ess_tail": float(az.ess(values, method="tail")),
+        }
 
 
 def highest_density(values: np.ndarray, probability: float) -> list[float]:
@@ -164,11 +166,12 @@ def _rates(draws) -> dict | None:
     values = draws["rate"].values
     flat = values.reshape(*values.shape[:2], -1)
     moving = [flat[..., k] for k in range(flat.shape[2]) if np.ptp(flat[..., k]) > 0]
-    return {
-        "number": len(moving),
-        "r_hat_max": max((float(az.rhat(v)) for v in moving), default=1.0),
-        "ess_bulk_min": min((float(az.ess(v)) for v in moving), default=float(values.shape[0] * values.shape[1])),
-    }
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {
+            "number": len(moving),
+            "r_hat_max": max((float(az.rhat(v)) for v in moving), default=1.0),
+            "ess_bulk_min": min((float(az.ess(v)) for v in moving), default=float(values.shape[0] * values.shape[1])),
+        }
 
 
 def _verdict(problems: list[str]) -> str:

@@ -12,7 +12,6 @@ from diffcr.inference.specification import MODELS, Specification
 
 from diffcr.errors import InputError
 
-
 COUNTS = object.__new__(Counts)
 
 
