@@ -67,10 +67,12 @@ class AcceptancePriorLikelihood(SkyLikelihood):
     Dirichlet prior of the rates too; the cells of `block.data.local` hold m_i in place of n_i.
 
     Attributes:
-        acceptance: Of the prior.
+        acceptance: What the prior adds to the data.
+        rings: Rings of the counts' grid that the rows of each configuration's arrays are of, before the padding.
     """
 
     acceptance: AcceptancePrior
+    rings: tuple[tuple[int, ...], ...] = eqx.field(static=True)
 
     def log_likelihood(
         self, theta: Float[AnyArray, "*energy param"], log_rates: Float[AnyArray, "configuration group"]
@@ -114,12 +116,12 @@ def _difference(block: Block, prior: AcceptancePrior, theta: Array, shift: Array
     return linear - bilinear + second
 
 
-def _one(block: Block, prior: AcceptancePrior, theta: Array, log_rates: Array) -> Array:
-    """One configuration's ln L difference, -inf where the sky is not positive where exposed."""
+def _one(block: Block, prior: AcceptancePrior, theta: Array, log_rates: Array, faintest: float = 0.0) -> Array:
+    """One configuration's ln L difference, -inf where the sky is not above `faintest` where exposed."""
     rho = jnp.expm1(log_rates)
     value = _difference(block, prior, theta, block.rate_modes @ rho) - jnp.sum(block.group_counts * second_order(rho))
     low = jnp.min(jnp.where(block.data.background > 0, block.modes.sky(theta), 0.0))
-    return jnp.where((low > -1) & jnp.isfinite(value), value, -jnp.inf)
+    return jnp.where((low > faintest - 1) & jnp.isfinite(value), value, -jnp.inf)
 
 
 def _rate_prior(block: Block, log_rates: Array, alive: Array, concentration: Array) -> Array:
@@ -237,7 +239,8 @@ def _prepare(block, prior, alive, precision, concentration, energy, tolerance=1e
     of_energy = lambda x: jax.ops.segment_sum(x, place, count)
 
     def posterior(theta, u):
-        one = lambda b, a, t, v, live: _one(b, a, t, v) + _rate_prior(b, v, live, concentration)
+        # Few events may draw the sky to zero somewhere: the centre, where chains may begin, keeps off that edge.
+        one = lambda b, a, t, v, live: _one(b, a, t, v, 0.01) + _rate_prior(b, v, live, concentration)
         return of_energy(jax.vmap(one)(block, prior, theta[place], u, alive)) - 0.5 * jnp.sum(precision * theta**2, 1)
 
     def expand(theta, u):
@@ -358,6 +361,7 @@ def acceptance_likelihood(
     energies = sorted({p[1] for p in places})
     energy = tuple(energies.index(p[1]) for p in places)
     alive = jnp.asarray(np.stack([np.asarray(b.group_counts) > 0 for b in blocks]).astype(float))
+    rings = tuple(b.data.rings for b in blocks)
     block, prior = _stack(blocks), _stack_priors(priors)
     precision = jnp.asarray(np.broadcast_to(np.asarray(prior_precision, float), degree.shape))
     information, centre, pull, mode, response, scale, basis, mix = _prepare(
@@ -386,6 +390,7 @@ def acceptance_likelihood(
         energies=tuple(counts.energies[e] for e in energies),
         frame=frame,
         acceptance=prior,
+        rings=rings,
     )
 
 

@@ -221,10 +221,8 @@ def calibrate(
     save(result.figure(), output / "ranks.png")
     write_json(output / "calibration.json", content)
     for name, entry in content["quantities"].items():
-        print(
-            f"{name:<33} p {min(1.0, 2 * min(entry['chi2_p'], entry['ks_p'])):.2g}, coverage {entry['coverage_68']:.1%} "
-            f"of 68 %, {entry['coverage_95']:.1%} of 95 %"
-        )
+        p, inside = min(1.0, 2 * min(entry["chi2_p"], entry["ks_p"])), (entry["coverage_68"], entry["coverage_95"])
+        print(f"{name:<33} p {p:.2g}, 68 and 95 % intervals hold the truth in {inside[0]:.1%} and {inside[1]:.1%}")
     print(f"results          {output / 'calibration.json'}, {output / 'ranks.png'}")
     if problems:
         raise FitError(f"NOT calibrated: {'; '.join(problems)}; results were written")
@@ -241,7 +239,7 @@ def calibration_problems(content: dict) -> list[str]:
         share = level / 100
         width = 4 * math.sqrt(share * (1 - share) / content["sets"])
         for name, entry in content["quantities"].items():
-            if entry["kind"] != "rates" and abs(entry[f"coverage_{level}"] - share) > width:
+            if entry["kind"] != "rate" and abs(entry[f"coverage_{level}"] - share) > width:
                 problems.append(f"{level} % intervals of {name} hold the truth in {entry[f'coverage_{level}']:.1%}")
     if content["share_r_hat_below_1.05"] < 0.9:
         problems.append(f"chains agree in {content['share_r_hat_below_1.05']:.0%} of the sets only")
@@ -283,8 +281,6 @@ def parse_priors(entries: list[str] | None) -> dict:
 
 def with_acceptance_prior(spec, counts, text: str):
     """The likelihood with the acceptance prior that KIND:E asks for."""
-    from .acceptance_prior import acceptance_likelihood
-
     kind, sign, error = text.rpartition(":")
     try:
         width = float(error)
@@ -294,9 +290,7 @@ def with_acceptance_prior(spec, counts, text: str):
         raise InputError(
             f"--acceptance-prior takes a kind and a relative error per cell, such as known:0.05, not {text!r}"
         )
-    return acceptance_likelihood(
-        counts, known_exposure(kind, counts), width, spec.degree, spec.rate_bins, spec.concentration
-    )
+    return spec.likelihood(counts, acceptance=known_exposure(kind, counts), relative_error=width)
 
 
 class Progress:

@@ -218,11 +218,17 @@ def check_by_sampling(rows: list[Misspecification], seed: int = 0, draws: int = 
     """
     rows = [r for r in rows if len(r.counts.epochs) == 1]
     plain = [r for r in rows if r.model == "dipole"]
-    values = list(_sample_dipoles([r.counts for r in plain], seed, draws)) if plain else []
+    values = {}
+    # Rows that see the same rings have one shape, and are sampled side by side.
+    rings = {r.name: tuple(np.flatnonzero(r.counts.n_local.sum(axis=(0, 1, 2, 4)) > 0)) for r in plain}
+    for seen in dict.fromkeys(rings.values()):
+        alike = [r for r in plain if rings[r.name] == seen]
+        drawn = _sample_dipoles([r.counts for r in alike], seed, draws)
+        values |= {r.name: found for r, found in zip(alike, drawn, strict=True)}
     out = []
     for row in rows:
         if row.model == "dipole":
-            mean, found = dipole_posterior(row.counts)[0], values.pop(0)
+            mean, found = dipole_posterior(row.counts)[0], values[row.name]
         else:
             mean, found = np.array(TRUTH) + row.bias, _sample_plasma_dipole(row.counts, seed, draws)
             mean -= np.asarray(compton_getting_dipole(interstellar_velocity(), _TRUE_INDEX))[:2]

@@ -164,7 +164,7 @@ def local_field(
             sum p_l P_l(n . B) about the field, shared by all energies: one value or one per l. None: no profile.
         rates: As in `counts`.
     """
-    plain = transport == "projected" and profile_scale is None
+    plain = _axis_alone(sky, transport, profile_scale is not None)
     site = Direction(jnp.eye(2 if plain else 3) if stretch is None else stretch)
     field = site.direction(numpyro.sample("field", site))
     if plain:
@@ -214,7 +214,7 @@ def field_design(
 
     The parameters are the strengths (one or three per energy bin, energies outermost), then p_2 .. p_L.
     """
-    plain = transport == "projected" and not profile
+    plain = _axis_alone(sky, transport, profile)
     if plain:
         # Per unit of equatorial strength: (cos RA, sin RA, tan dec).
         per_energy = (field / jnp.sqrt(field[0] ** 2 + field[1] ** 2 + 1e-24))[:, None]
@@ -244,6 +244,11 @@ def field_design(
 
 _TO_COEFFICIENTS = DIPOLE_NORM * np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
 """(delta_0h, delta_6h, delta_N) to the multipoles (1, -1), (1, 0), (1, 1)."""
+
+
+def _axis_alone(sky: SkyLikelihood, transport: str, profile: bool) -> bool:
+    """Whether nothing in the model or in the data tells the declination of the field."""
+    return transport == "projected" and not profile and len(sky.dipole_places) == 2
 
 
 def _widths(sky, transport, scale, profile_scale) -> Array:
@@ -286,7 +291,7 @@ def field_stretch(
     looking again on the pixels of the stretched sphere, flattened as far as it takes for a few of them to count.
     It sets the coordinates, not the answer.
     """
-    plain = transport == "projected" and profile_scale is None
+    plain = _axis_alone(sky, transport, profile_scale is not None)
     motion = jnp.zeros(3) if velocity is None else compton_getting_dipole(jnp.asarray(velocity), spectral_index[0])
     offset = sky.to_date[:, 1:4] @ dipole_to_coefficients(motion)[1:]
     widths = _widths(sky, transport, scale, profile_scale)

@@ -158,7 +158,11 @@ def _identity(counts: Counts, sky: SkyLikelihood) -> str:
     Not of its values: the maximum is found to rounding, and would tell one machine's threads from another's.
     """
     shapes = ",".join(str(np.shape(x)) for x in jax.tree.leaves(sky))
-    return hashlib.sha256((checksum({n: getattr(counts, n) for n in MARGINALS}) + shapes).encode()).hexdigest()
+    arrays = {n: getattr(counts, n) for n in MARGINALS}
+    if hasattr(sky, "acceptance"):
+        # Rounded, as it is made with transforms.
+        arrays |= {f"prior{k}": np.asarray(x, np.float32) for k, x in enumerate(jax.tree.leaves(sky.acceptance))}
+    return hashlib.sha256((checksum(arrays) + shapes).encode()).hexdigest()
 
 
 def _prior_draws(spec: Specification, sky: SkyLikelihood, kwargs: dict, seed: int) -> dict[str, np.ndarray]:

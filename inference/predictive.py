@@ -6,7 +6,6 @@ with the prior 1/A_i. Everything is on the counts' full grid, one FFT per ring; 
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -16,7 +15,7 @@ from diffcr.typing import AnyArray
 from .data import Counts
 from .fit import _exposed, _frame_rotation, _in_effective_events
 from .likelihood import grouped_rate
-from .multipoles import RingModes, ring_modes
+from .multipoles import ring_modes
 from .sky_likelihood import SkyLikelihood
 
 
@@ -118,15 +117,15 @@ class _View:
         background = _correlate(self.rate, self.local)
         self.exposed = background > 1e-13 * background.max()
         rings, turn = tuple(int(r) for r in self.rings), _frame_rotation(counts, place)
-        self._modes = ring_modes(counts.grid, rings, np.array(sky.degree), np.array(sky.order), turn)
+        modes = ring_modes(counts.grid, rings, np.array(sky.degree), np.array(sky.order), turn)
+        self._cosine, self._sine, self._cosines, self._sines, _, _ = (np.asarray(x) for x in jax.tree.leaves(modes))
         self._energy = sky.energy[k]
 
     def intensity(self, theta) -> np.ndarray:
         """I of the exposed rings' cells, shape (ring, ra), for one draw, shape (param,) or (energy, param)."""
-        return 1 + np.asarray(_contrast(self._modes, theta if theta.ndim == 1 else theta[self._energy]))
-
-
-_contrast = jax.jit(RingModes.sky)
+        own = theta if theta.ndim == 1 else theta[self._energy]
+        cosine, sine = (np.tensordot(own, x, 1) for x in (self._cosine, self._sine))
+        return 1 + cosine.T @ self._cosines + sine.T @ self._sines
 
 
 def _correlate(rate: np.ndarray, ring: np.ndarray) -> np.ndarray:
@@ -178,4 +177,4 @@ def _checked(counts: Counts, sky: SkyLikelihood, theta, log_rates):
     for name, values in (("theta", theta), ("log_rates", log_rates)):
         if values is not None and not np.all(np.isfinite(values)):
             raise InputError(f"{name} is not finite everywhere; leave such draws out")
-    return jnp.asarray(theta), log_rates, _in_effective_events(counts)
+    return theta, log_rates, _in_effective_events(counts)

@@ -146,7 +146,7 @@ def sky_normal(
     loc: Float[AnyArray, "..."] | float,
     scale: Float[AnyArray, "..."] | float,
     design: Float[AnyArray, "*energy param n"],
-    offset: Float[AnyArray, "*energy param"] | float = 0.0,
+    offset: Float[AnyArray, "*each param"] | float = 0.0,
 ) -> SkyNormal:
     """Normal prior of parameters x that make the multipoles of date theta = design x + offset.
 

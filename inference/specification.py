@@ -109,10 +109,23 @@ class Specification:
             self.prior("transport") == "projected" or self.prior("antisymmetric") == 0
         )
 
-    def likelihood(self, counts: Counts, nodes: int | None = None) -> SkyLikelihood:
-        """The likelihood of counts for this model, with a geometry that fits its priors."""
+    def likelihood(
+        self,
+        counts: Counts,
+        nodes: int | None = None,
+        acceptance: dict[str, np.ndarray] | None = None,
+        relative_error: float | dict | None = None,
+    ) -> SkyLikelihood:
+        """The likelihood of counts for this model, with a geometry that fits its priors.
+
+        Args:
+            counts: The binned data.
+            nodes: Nodes per ring; None for as many as the accuracy asks for.
+            acceptance: Prior mean of each observatory's acceptance by name, (n_ring, n_ra); None where it is free.
+            relative_error: Of the acceptance of each cell; see `acceptance_likelihood`.
+        """
         l_max = self.degree
-        degree, _ = free_multipoles(l_max)
+        degree, _ = free_multipoles(l_max, acceptance is not None)
         precision = np.zeros(len(degree))
         if self.model == "multipoles" and l_max > 1:
             median = np.exp(log_power_prior(l_max, *(self.prior(k) for k in ("power", "median", "slope", "spread"))))
@@ -121,6 +134,12 @@ class Specification:
             scale = np.broadcast_to(np.asarray(self.prior("profile_scale"), float), (l_max - 1,))
             widths = scale**2 * 4 * np.pi / (2 * np.arange(2, l_max + 1) + 1)
             precision = np.where(degree > 1, 1 / widths[np.maximum(degree - 2, 0)], 0.0)
+        if acceptance is not None:
+            from .acceptance_prior import acceptance_likelihood
+
+            return acceptance_likelihood(
+                counts, acceptance, relative_error, l_max, self.rate_bins, self.concentration, precision
+            )
         return sky_likelihood(counts, l_max, self.rate_bins, self.concentration, precision, nodes)
 
     def arguments(self, sky: SkyLikelihood) -> dict[str, Array]:

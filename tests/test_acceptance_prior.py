@@ -262,6 +262,16 @@ def test_pulls_are_unit_normal_where_the_acceptance_is_drawn_from_the_prior():
     assert np.std(trusting, axis=0)[2] > 1.5
 
 
+def test_few_events_leave_a_centre_where_the_sky_is_positive():
+    """Where no event is seen the most probable sky may be zero: a chain that starts there would be lost."""
+    for seed in range(5):
+        sky = prior(drawn(SITE, GRID, LOCAL, rates(30.0), intensity(MULTIPOLES), seed), 3.0, concentration=1.0)
+        assert np.isfinite(sky.log_likelihood(sky.centre[0], sky.rate_centre))
+        assert np.all(np.isfinite(sky.information))
+        exposed = np.asarray(sky.block.data.background[0]) > 0
+        assert np.all(intensity(sky.centre[0])[list(sky.rings[0])][exposed] >= 0.0099)
+
+
 def test_equal_weights_change_nothing():
     counts = drawn_counts()
     twice = {name: 2 * getattr(counts, name) for name in ("n_sky", "n_time", "n_local", "n_half")}
@@ -306,6 +316,8 @@ def test_with_no_error_the_fit_of_a_known_exposure_is_found_in_its_frame():
         covariance = rows @ np.linalg.inv(np.asarray(sky.information[0])) @ rows.T
         np.testing.assert_allclose(rows @ np.asarray(sky.centre[0]), expected.dipole.delta, atol=2e-6)
         np.testing.assert_allclose(covariance, expected.dipole.covariance, rtol=1e-5, atol=1e-9)
+    rings = [tuple(np.flatnonzero(local.sum(axis=1))) for local in (LOCAL, LOCAL, POLAR)]
+    assert sky.rings == tuple(rings) and rings[0] != rings[2]
     assert (sky.frame, sky.energies, sky.dipole_places) == ("J2000", ("low", "high"), (1, 0, 2))
     np.testing.assert_allclose(sky.turn @ sky.turn.T, np.eye(3), atol=1e-12)
     np.testing.assert_allclose(sky.turn, sky.to_date[:, [1, 3, 2]], atol=1e-12)

@@ -70,9 +70,8 @@ def bright():
     return made("HAWC", 4e9, (1e-4, 1e-4), 3)
 
 
-def gaussian(counts, scales, column=None):
-    """ln B of a Gaussian likelihood with the maximum and covariance of `fit`."""
-    best = fit(counts, rate_bins=6).dipole
+def gaussian(best, scales, column=None):
+    """ln B of a Gaussian likelihood with the maximum and covariance of a fitted dipole."""
     centre, precision = best.delta, np.linalg.inv(best.covariance)
     column = np.eye(2) if column is None else column
     f, b = column.T @ precision @ column, column.T @ precision @ centre
@@ -85,14 +84,14 @@ def gaussian(counts, scales, column=None):
     )
 
 
-def density_of_rings(counts, marginal, scale, steps=21):
+def density_of_rings(counts, marginal, scale, steps=19):
     """ln p(ring | all others) over isotropy and of isotropy, by quadrature over dipole and rates: two per epoch.
 
     The likelihood is that of the full grid, and nothing is approximated: each epoch's rates are (p, 1 - p) with p
     uniform, each component of the dipole is N(0, scale^2).
     """
     centre, root = marginal
-    axis = np.linspace(-6, 6, steps)
+    axis = np.linspace(-8, 8, steps)
     x = centre + np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2) @ root.T
     skies = jnp.asarray(np.stack([dipole_sky(GRID, d) for d in np.concatenate([[[0.0, 0.0]], x])]))
     log_prior = -0.5 * np.sum((x / scale) ** 2, axis=1)
@@ -109,7 +108,7 @@ def density_of_rings(counts, marginal, scale, steps=21):
         data = form_marginals(n_sky, time, n_local, 2, np.isin(np.arange(GRID.n_ring), rings))
         n = counts.n_time[place].reshape(2, -1).sum(axis=1)
         share = n[0] / n.sum()
-        p = share + np.linspace(-7, 7, 29) * math.sqrt(share * (1 - share) / n.sum())
+        p = share + np.linspace(-10, 10, 25) * math.sqrt(share * (1 - share) / n.sum())
         rates = jnp.asarray(np.repeat(np.stack([p, 1 - p], axis=-1), 18, axis=1))
         return logsumexp(np.asarray(value(skies[:, rings], rates, data)), axis=1)
 
@@ -134,7 +133,7 @@ def test_leaving_a_ring_out_is_fitting_again_without_it():
     precision = design.T @ np.asarray(sky.information[0]) @ design + np.eye(2) / SCALE**2
     centre = np.linalg.solve(precision, design.T @ np.asarray(sky.pull[0]))
     root = np.linalg.inv(np.linalg.cholesky(precision)).T
-    draws = centre + np.random.default_rng(0).standard_normal((3000, 2)) @ root.T
+    draws = centre + stats.norm.ppf(stats.qmc.Sobol(2, rng=0).random(2048)) @ root.T
 
     result = leave_one_ring_out(counts, sky, draws @ design.T)
 
@@ -143,7 +142,7 @@ def test_leaving_a_ring_out_is_fitting_again_without_it():
     np.testing.assert_array_equal(result.ring, np.concatenate(rings))
     assert result.configuration == ("HAWC, old",) * len(rings[0]) + ("HAWC, new",) * len(rings[1])
     assert np.ptp(over) > 2
-    np.testing.assert_allclose(result.elpd, over, atol=0.05)
+    np.testing.assert_allclose(result.elpd, over, atol=0.03)
     np.testing.assert_allclose(result.isotropic, isotropic, rtol=1e-9)
     assert result.unreliable == () and result.pareto_k.shape == result.elpd.shape
     assert result.total == pytest.approx(over.sum(), abs=0.1)
@@ -243,21 +242,20 @@ def test_a_ring_with_all_events_of_some_time_is_refused(counts, sky):
 def test_the_curve_of_a_gaussian_likelihood_has_a_closed_form(bright):
     """From a hundredth to a thousand times the error, for two components and along an axis."""
     sky = likelihood(bright)
-    curve = dipole_curve(sky)
-    error = math.sqrt(np.mean(np.diag(fit(bright, rate_bins=6).dipole.covariance)))
+    curve, dipole = dipole_curve(sky), fit(bright, rate_bins=6).dipole
+    error = math.sqrt(np.mean(np.diag(dipole.covariance)))
     np.testing.assert_allclose(curve.scales[[0, -1]] / error, [1e-2, 1e3], rtol=0.1)
-    np.testing.assert_allclose(curve.log_bayes_factor, gaussian(bright, curve.scales), atol=1e-3)
+    np.testing.assert_allclose(curve.log_bayes_factor, gaussian(dipole, curve.scales), atol=1e-3)
     assert curve.accuracy.max() < 1e-6
-    best = optimize.minimize_scalar(lambda u: -gaussian(bright, math.exp(u))[0], bounds=(-14, -4), method="bounded")
+    best = optimize.minimize_scalar(lambda u: -gaussian(dipole, math.exp(u))[0], bounds=(-14, -4), method="bounded")
     assert curve.maximum == pytest.approx(-best.fun, abs=1e-2)
     assert curve.best_scale == pytest.approx(math.exp(best.x), rel=0.03)
     axis = FIELD[:2, None] / np.hypot(*FIELD[:2])
     aligned = aligned_curve(sky, FIELD, curve.scales)
-    np.testing.assert_allclose(aligned.log_bayes_factor, gaussian(bright, curve.scales, axis), atol=1e-3)
+    np.testing.assert_allclose(aligned.log_bayes_factor, gaussian(dipole, curve.scales, axis), atol=1e-3)
     both = aligned_against_dipole(sky, -FIELD, curve.scales[::10])
     np.testing.assert_allclose(both.log_bayes_factor, (aligned.log_bayes_factor - curve.log_bayes_factor)[::10])
     # What is off the axis: the squared distance of the free maximum from the line, in units of the error.
-    dipole = fit(bright, rate_bins=6).dipole
     d, f = dipole.delta, np.linalg.inv(dipole.covariance)
     off = d @ f @ d - (axis[:, 0] @ f @ d) ** 2 / (axis[:, 0] @ f @ axis[:, 0])
     assert both.test_statistic == pytest.approx(off, rel=1e-3)
@@ -349,27 +347,24 @@ def test_the_evidence_of_a_dipole_is_that_of_the_quadrature():
     pytest.importorskip("dynesty")
     few = likelihood(made("HAWC", 3e3, (0.3, 0.2), 7))
     spec = Specification("dipole", rate_bins=6, rates="laplace", priors={"scale": 0.7})
-    found = log_evidence(spec, few, live=150)
+    found = log_evidence(spec, few, live=100)
     expected = dipole_curve(few, np.array([0.7])).log_bayes_factor[0]
     assert found.parameters == ("dipole[0]", "dipole[1]")
-    assert 0.1 < found.error < 0.4 and 300 < found.calls < 20000
+    assert 0.1 < found.error < 0.5 and 300 < found.calls < 10000
     assert abs(found.log_evidence - expected) < 3 * found.error
-    again = log_evidence(spec, few, live=30, seed=5)
-    assert again == log_evidence(spec, few, live=30, seed=5)
-    assert again != log_evidence(spec, few, live=30, seed=6)
 
 
 def test_the_evidence_of_a_field_known_or_not(sky):
     """Known: the quadrature along its axis. Unknown: that averaged over all right ascensions."""
     pytest.importorskip("dynesty")
     one = np.array([SCALE])
-    known = log_evidence(LOCAL, sky, live=150, fixed={"field": FIELD[:2]})
+    known = log_evidence(LOCAL, sky, live=100, fixed={"field": FIELD[:2]})
     assert known.parameters == ("sources",)
     expected = aligned_curve(sky, FIELD, one).log_bayes_factor[0]
     assert abs(known.log_evidence - expected) < 3 * known.error
     angles = np.pi * np.arange(16) / 16
     each = [aligned_curve(sky, np.array([np.cos(a), np.sin(a), 0.0]), one).log_bayes_factor[0] for a in angles]
-    free = log_evidence(LOCAL, sky, live=150)
+    free = log_evidence(LOCAL, sky, live=100)
     assert free.parameters == ("field", "sources")
     assert abs(free.log_evidence - (logsumexp(each) - math.log(16))) < 3 * free.error
     # The axis against the free dipole, as in `aligned_against_dipole`.
@@ -377,14 +372,18 @@ def test_the_evidence_of_a_field_known_or_not(sky):
     assert expected - dipole_curve(sky, one).log_bayes_factor[0] == pytest.approx(both, abs=1e-9)
 
 
-def test_what_the_likelihood_does_not_see_takes_no_dimension(sky, monkeypatch):
+def test_what_the_likelihood_does_not_see_takes_no_dimension_and_the_seed_tells_all(sky, monkeypatch):
     """A Gaussian in one of the three dimensions, of known integral; and a constant."""
     pytest.importorskip("dynesty")
-    peak = lambda model, cube, sky, fixed: stats.norm(0.3, 0.02).logpdf(cube[1])
+    peak = lambda model, cube, sky, fixed: (
+        -0.5 * ((cube[1] - 0.3) / 0.02) ** 2 - math.log(0.02 * math.sqrt(2 * math.pi))
+    )
     monkeypatch.setattr(comparison, "_over_isotropy", peak)
-    found = log_evidence(DIPOLE, sky, live=200)
+    found = log_evidence(DIPOLE, sky, live=80)
     assert found.parameters == ("dipole[1]",)
-    assert abs(found.log_evidence) < 3 * found.error < 0.6
+    assert abs(found.log_evidence) < 3 * found.error < 1
+    assert found == log_evidence(DIPOLE, sky, live=80)
+    assert found != log_evidence(DIPOLE, sky, live=80, seed=1)
     monkeypatch.setattr(comparison, "_over_isotropy", lambda *args: 1.5)
     assert log_evidence(DIPOLE, sky) == comparison.Evidence(1.5, 0.0, 1, ())
 

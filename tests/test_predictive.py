@@ -40,6 +40,12 @@ def theta_of(dipole):
     return math.sqrt(4 * math.pi / 3) * np.array([dipole[1], dipole[0]])
 
 
+def true_rates(counts):
+    """u of the true rates, over the isotropic ones that the counts suggest, shape (1, configuration, group)."""
+    grouped = lambda x: x.reshape(*x.shape[:-1], GROUPS, -1).sum(axis=-1)
+    return np.log(grouped(rate(1.0)) / grouped(observed(counts)["n_time"]))[None]
+
+
 @pytest.fixture(scope="module")
 def two():
     """HAWC and IceCube, each equal to what it expects of one sky; so many events that scatter cannot be seen."""
@@ -62,10 +68,7 @@ def few():
 
 def test_the_truth_predicts_what_was_observed(two, sky):
     """Time, right ascension and rings of both observatories, to the scatter of 1e14 events: no frame is mirrored."""
-    u = np.log(rate(1.0).reshape(GROUPS, -1).sum(axis=1)) - np.log(
-        observed(two)["n_time"].reshape(2, GROUPS, -1).sum(-1)
-    )
-    drawn_counts = predictive(two, sky, theta_of(DIPOLE)[None], u[None] + 7.0, 1)
+    drawn_counts = predictive(two, sky, theta_of(DIPOLE)[None], true_rates(two) + 7.0, 1)
     seen = observed(two)
     assert {k: v.shape for k, v in drawn_counts.items()} == {
         "n_time": (1, 2, 36),
@@ -93,21 +96,20 @@ def test_any_sky_and_rate_predict_the_marginals_of_the_cube(two, sky):
         np.testing.assert_allclose(found["n_ring"][0, k], two.n_local[place].sum(axis=1), rtol=2e-5, atol=1)
 
 
-def test_epochs_half_a_turn_of_the_poles_apart_share_one_sky():
-    """Precession in right ascension of 200 years is 2.6 degrees: each epoch predicts the sky at its own equinox."""
-    parts, turns = [], (0.0, 0.0)
+def test_epochs_far_apart_share_one_sky():
+    """Precession in right ascension over 200 years is 2.6 degrees: each epoch predicts the sky at its own equinox."""
+    parts = []
     for name, year in (("old", 1900.0), ("new", 2100.0)):
-        turn = math.radians(1.2814 * (year - 2000) / 100)
+        turn = math.radians(1.2813 * (year - 2000) / 100)
         dipole = 0.05 * np.array([math.cos(1.0 + turn), math.sin(1.0 + turn)])
         part = asimov(site("HAWC"), GRID, local("HAWC"), rate(1e14), dipole_sky(GRID, dipole), year)
         parts.append(part.replace(epochs=(name,)))
     both = combine(parts)
     sky = likelihood(both)
-    found = predictive(both, sky, np.asarray(sky.centre), np.asarray(sky.rate_centre)[None], 1)
-    seen = observed(both)
-    turns = [np.angle(x["n_ra"].reshape(2, 36) @ np.exp(1j * GRID.right_ascension)) for x in (found, seen)]
-    np.testing.assert_allclose(turns[0], turns[1], atol=5e-4)
-    assert abs(np.ptp(turns[1])) > 0.02
+    found = predictive(both, sky, theta_of((0.05 * math.cos(1.0), 0.05 * math.sin(1.0)))[None], true_rates(both), 1)
+    seen = observed(both)["n_ra"]
+    assert np.max(np.abs(seen[0] / seen[1] - 1)) > 1e-3
+    np.testing.assert_allclose(found["n_ra"][0], seen, rtol=3e-5)
 
 
 def test_posterior_draws_scatter_twice_as_much_as_prior_draws(few):
@@ -158,10 +160,10 @@ def test_energy_bins_have_their_own_skies(few):
     both = combine([part.replace(energies=(name,)) for part, name in zip(parts, ("low", "high"), strict=True)])
     sky = likelihood(both)
     theta = np.stack([theta_of((0.05, 0.0)), theta_of((-0.05, 0.0))])
-    found = predictive(both, sky, theta[None], np.zeros((1, 2, GROUPS)), 1)
-    np.testing.assert_allclose(found["n_ra"][0], observed(both)["n_ra"], rtol=1e-3)
+    found = predictive(both, sky, theta[None], true_rates(both), 1)
+    np.testing.assert_allclose(found["n_ra"][0], observed(both)["n_ra"], rtol=1e-4)
     assert sky.names == ("HAWC, low", "HAWC, high")
-    same = predictive(both, sky, theta[:1], np.zeros((1, 2, GROUPS)), 1)
+    same = predictive(both, sky, theta[:1], true_rates(both), 1)
     assert np.max(np.abs(same["n_ra"][0, 1] / observed(both)["n_ra"][1] - 1)) > 0.01
 
 
