@@ -105,6 +105,35 @@ def positive_sky(
     return np.array(good, bool)
 
 
+def acceptance_moments(
+    counts: Counts, sky: SkyLikelihood, theta: Float[AnyArray, "draw *energy param"]
+) -> tuple[Float[np.ndarray, "observatory ring ra"], Float[np.ndarray, "observatory ring ra"]]:
+    """Posterior mean and standard deviation of the relative acceptance of every local cell; the means sum to 1.
+
+    Given sky and rate A_i ~ Gamma(n_i, x_i); over the draws the variance is that of the Gamma plus that of n_i / x_i.
+    Rates are the most probable ones of each sky.
+
+    Arguments and errors as of `predictive`.
+    """
+    theta, _, counts = _checked(counts, sky, theta, None)
+    u = np.asarray(jax.jit(jax.vmap(sky.rate_mean))(theta))
+    shape = (len(sky.names), *counts.grid.shape)
+    mean, spread = np.zeros(shape), np.zeros(shape)
+    for k, place in enumerate(counts.configurations()):
+        view = _View(counts, sky, k, place)
+        values = []
+        for own, log_rates in zip(theta, u[:, k], strict=True):
+            rate = view.rate * np.exp(np.repeat(log_rates, len(view.rate) // len(log_rates)))
+            seen = _correlate(rate / rate.sum(), np.maximum(view.intensity(own), 0.0))
+            accepted = np.where(view.local > 0, view.local / np.where(view.local > 0, seen, 1.0), 0.0)
+            values.append(accepted / accepted.sum())
+        average, scatter = np.mean(values, axis=0), np.var(values, axis=0)
+        relative = 1 / np.maximum(view.local, 1.0)
+        mean[k, view.rings] = average
+        spread[k, view.rings] = np.sqrt(scatter + average**2 * relative)
+    return mean, spread
+
+
 class _View:
     """One configuration on the full grid: its data, its isotropic rate, and the sky as it sees it."""
 
