@@ -286,7 +286,7 @@ def _smoothed(log_density: np.ndarray, relative_efficiency: float) -> tuple[np.n
         "posterior": xarray.Dataset({"draw_number": (dims[:2], np.arange(len(log_density))[None])}),
         "log_likelihood": xarray.Dataset({"ring": (dims, log_density[None])}),
     }
-    old = hasattr(arviz, "InferenceData")
+    old = int(arviz.__version__.split(".")[0]) < 1
     data = arviz.InferenceData(**groups) if old else xarray.DataTree.from_dict(groups)
     with warnings.catch_warnings():
         # It warns of large k, which is reported ring by ring.
@@ -632,7 +632,10 @@ def log_evidence(
         first_update={"min_ncall": live, "min_eff": 50.0},
         live_points=[cubes[:, seen], cubes[:, seen], start],
     )
-    sampler.run_nested(dlogz=tolerance, print_progress=False)
+    with warnings.catch_warnings():
+        # Ellipsoids that are too large cost calls, which are reported, not accuracy.
+        warnings.filterwarnings("ignore", "The enlargement factor", UserWarning)
+        sampler.run_nested(dlogz=tolerance, print_progress=False)
     result = sampler.results
     return Evidence(float(result["logz"][-1]), float(result["logzerr"][-1]), int(np.sum(result["ncall"])) + live, names)
 

@@ -118,7 +118,8 @@ def _name_dipole(vector: Array, scale: float) -> None:
         north = numpyro.deterministic("delta_N", vector[2])
         numpyro.deterministic("declination_deg", jnp.rad2deg(jnp.arctan2(north, jnp.hypot(x, y))))
     else:
-        numpyro.sample("delta_N", dist.Normal(0.0, scale))
+        # In units of its width: the one coordinate that no whitening knows.
+        numpyro.deterministic("delta_N", scale * numpyro.sample("delta_N_scaled", dist.Normal(0.0, 1.0)))
 
 
 def _name_equatorial(x: Array, y: Array) -> None:

@@ -15,6 +15,7 @@ COORDINATES = {
     "field_sine_declination",
     "dipole",
     "sources",
+    "delta_N_scaled",
     "log_power_scaled",
     "log_power_2_scaled",
     "log_perpendicular_scaled",

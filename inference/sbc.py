@@ -20,7 +20,6 @@ from jax.scipy.special import logsumexp
 from numpyro import handlers
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 from numpyro.infer import util
-from numpyro.infer.reparam import LocScaleReparam
 from scipy import stats
 
 from diffcr.counts import MarginalCounts, east_weight, expected_marginals
@@ -257,7 +256,7 @@ def calibrate(
         raise InputError("the priors draw multipoles that are not finite; narrow them")
 
     plan = Plan(chains=2, warmup=warmup, draws=draws, target_accept=spec.target_accept, max_tree_depth=max_tree_depth)
-    kernel = Kernel(_standardised(spec), plan, spec.mirror(template), spec.dense)
+    kernel = Kernel(spec.function, plan, spec.mirror(template), spec.dense)
     sample = jax.jit(jax.vmap(functools.partial(_sample, spec, kernel)))
     parts = []
     for first in range(0, sets, batch):
@@ -434,15 +433,6 @@ def _isotropic(sites, expected, grid, energies, epoch) -> Counts:
 
 
 # --- Posteriors -------------------------------------------------------------------------------------------
-
-
-def _standardised(spec: Specification) -> Callable:
-    """The model with delta_N, known from its prior alone, sampled in units of its width.
-
-    Otherwise a narrow prior is the one coordinate far from unit variance, and the adaptation begins with
-    trajectories of the greatest length.
-    """
-    return handlers.reparam(spec.function, config={"delta_N": LocScaleReparam(centered=0)})
 
 
 def _sample(spec: Specification, kernel: Kernel, key, sky: SkyLikelihood, theta, log_rate) -> dict:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Array
 
@@ -146,7 +147,7 @@ class Specification:
         """What the model takes besides the likelihood that depends on the data: the stretch of the field."""
         if self.model != "local-field":
             return {}
-        return {"stretch": models.field_stretch(sky, **self.priors)}
+        return {"stretch": jax.jit(functools.partial(models.field_stretch, **self.priors))(sky)}
 
     def mirror(self, sky: SkyLikelihood) -> dict[str, Array] | None:
         """Signs of the move B -> -B, or None where the model has no field."""

@@ -441,6 +441,6 @@ def test_evidences_that_cannot_be_had_are_refused(sky, monkeypatch):
         log_evidence(DIPOLE, sky, live=20)
     monkeypatch.setattr(comparison, "_over_isotropy", lambda model, cube, sky, fixed: float(np.sum(cube)))
     monkeypatch.setattr(comparison, "MOST_DIMENSIONS", 2)
-    names = r"dipole\[0\], dipole\[1\], delta_N"
+    names = r"dipole\[0\], dipole\[1\], delta_N_scaled"
     with pytest.raises(InputError, match=f"at most 2 parameters, and the model dipole has 3: {names}; lower --lmax"):
         log_evidence(DIPOLE, sky, live=20)

@@ -110,7 +110,7 @@ def rates(sky, seed=0):
 def test_the_dipole_is_put_on_the_sky_of_date(two):
     """With m = 0 of date taken as zero: the vector of date whose equatorial part, back in J2000, is the one given."""
     vector, u = np.array([0.04, -0.03]), rates(two)
-    values = {"dipole": vector, "log_rate": u, "delta_N": jnp.array(0.02)}
+    values = {"dipole": vector, "log_rate": u, "delta_N_scaled": jnp.array(0.02 / 0.3)}
     found, factor, (loc, scale) = evaluated(made(models.dipole, scale=0.3), two, values)
     date = np.linalg.solve(PRECESSION.T[:2, :2], vector)
     expected = likelihood(two, NORM * date[::-1], u)
@@ -124,7 +124,10 @@ def test_the_dipole_is_put_on_the_sky_of_date(two):
 def test_the_dipole_has_no_north_component_of_its_own_but_its_prior(two):
     """Drawn with the prior's width, and unseen by the data."""
     values = {"dipole": np.array([0.04, -0.03]), "log_rate": rates(two)}
-    at = [float(density(made(models.dipole, scale=0.3), two, values | {"delta_N": jnp.array(d)})) for d in (0.0, 0.6)]
+    at = [
+        float(density(made(models.dipole, scale=0.3), two, values | {"delta_N_scaled": jnp.array(d)}))
+        for d in (0.0, 2.0)
+    ]
     np.testing.assert_allclose(at[0] - at[1], 0.5 * 2**2, rtol=1e-6)
 
 
