@@ -153,6 +153,7 @@ def require_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
+    """Make the output folder and those above it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -160,6 +161,7 @@ def make_folder(folder: Path) -> None:
 
 
 def blinded(counts, key: str | None):
+    """The counts, blinded where a key was given."""
     from .blinding import blind
 
     return counts if key is None else blind(counts, key)
@@ -221,6 +223,7 @@ def binning_options(
 
 
 def grid_of(text: str | None):
+    """--grid BINSxRINGS as a ring grid."""
     from diffcr.grid import RingGrid
 
     if text is None:
@@ -235,6 +238,7 @@ def grid_of(text: str | None):
 
 
 def numbers(text: str | None, option: str) -> list[float] | None:
+    """Numbers separated by commas; None for None."""
     if text is None:
         return None
     try:
@@ -277,6 +281,7 @@ def moment(text: str, option: str) -> float:
 
 
 def require_nc(path: Path) -> None:
+    """Refuse an output that is no .nc file in an existing, writable folder."""
     if path.suffix.lower() != ".nc":
         raise InputError(f"{path}: counts files end in .nc; change -o")
     if path.is_dir():
@@ -287,6 +292,7 @@ def require_nc(path: Path) -> None:
 
 
 def tell_counts(counts, path: Path) -> None:
+    """Print what was written."""
     for place in counts.configurations():
         print(f"counts           {counts.label(place)}: {int(counts.num_events[place])} events")
     grid = counts.grid

@@ -147,9 +147,9 @@ def leave_one_ring_out(
     places = counts.configurations()
     _check_rings(counts, sky, places)
     theta = jnp.asarray(theta)
-    if theta.ndim < 2 or theta.shape[1:] not in ((len(sky.degree),), sky.centre.shape) or len(theta) < 10:
+    if theta.ndim < 2 or theta.shape[1:] not in ((len(sky.degree),), sky.centre.shape) or len(theta) < 50:
         raise InputError(
-            f"theta has shape {theta.shape}: give at least ten draws of the {len(sky.degree)} multipoles, draws first"
+            f"theta has shape {theta.shape}: give at least 50 draws of the {len(sky.degree)} multipoles, draws first"
         )
     # Isotropy goes first: all else is relative to it.
     each, start = (np.asarray(x) for x in _starts(sky, jnp.concatenate([jnp.zeros_like(theta[:1]), theta])))
@@ -281,10 +281,15 @@ def _smoothed(log_density: np.ndarray, relative_efficiency: float) -> tuple[np.n
     import arviz
     import xarray
 
+    elpd, pareto_k = log_density[0].copy(), np.zeros(log_density.shape[1])
+    # Weights that are all alike, of a model without parameters, have no tail.
+    varied = np.ptp(log_density, axis=0) > 1e-9
+    if not varied.any():
+        return elpd, pareto_k
     dims = ("chain", "draw", "entry")
     groups = {
         "posterior": xarray.Dataset({"draw_number": (dims[:2], np.arange(len(log_density))[None])}),
-        "log_likelihood": xarray.Dataset({"ring": (dims, log_density[None])}),
+        "log_likelihood": xarray.Dataset({"ring": (dims, log_density[None, :, varied])}),
     }
     old = int(arviz.__version__.split(".")[0]) < 1
     data = arviz.InferenceData(**groups) if old else xarray.DataTree.from_dict(groups)
@@ -292,10 +297,8 @@ def _smoothed(log_density: np.ndarray, relative_efficiency: float) -> tuple[np.n
         # It warns of large k, which is reported ring by ring.
         warnings.simplefilter("ignore")
         result = arviz.loo(data, pointwise=True, reff=relative_efficiency)
-    elpd, pareto_k = (np.asarray(x, float) for x in (result.loo_i if old else result.elpd_i, result.pareto_k))
-    # Weights that are all alike, of a model without parameters, have no tail.
-    constant = np.ptp(log_density, axis=0) < 1e-9
-    return np.where(constant, log_density[0], elpd), np.where(constant, 0.0, pareto_k)
+    elpd[varied], pareto_k[varied] = np.asarray(result.loo_i if old else result.elpd_i), np.asarray(result.pareto_k)
+    return elpd, pareto_k
 
 
 def compare(results: dict[str, LeaveOneRingOut]) -> list[Ranked]:

@@ -85,7 +85,7 @@ def sample_likelihood(
         values |= fold_axis(values["field_direction"])
         prior |= fold_axis(prior["field_direction"])
     predicted = _predicted(counts, sky, values, plan.seed + 2)
-    expected = _predicted(counts, sky, prior, plan.seed + 3)
+    expected = _predicted(counts, sky, prior, plan.seed + 3, prior=True)
     names = Names(counts, sky)
     posterior = names.dataset(values).assign_attrs(_attributes(counts, sky, spec, plan, draws))
     before = names.dataset(prior)
@@ -178,19 +178,26 @@ def _prior_draws(spec: Specification, sky: SkyLikelihood, kwargs: dict, seed: in
     return {k: np.asarray(v)[None] for k, v in drawn.items()}
 
 
-def _predicted(counts: Counts, sky: SkyLikelihood, values: dict, seed: int) -> dict[str, np.ndarray]:
-    """Predicted counts of evenly spread draws, arrays (1, draw, ..); nothing where no drawn sky is positive."""
+def _predicted(
+    counts: Counts, sky: SkyLikelihood, values: dict, seed: int, prior: bool = False
+) -> dict[str, np.ndarray]:
+    """Predicted counts of evenly spread draws, arrays (1, draw, ..).
+
+    Nothing where no drawn sky is positive, or the acceptance has a prior: it is drawn from its free posterior here.
+    """
     shape = values["theta_of_date"].shape[:2]
     flat = np.unique(np.linspace(0, shape[0] * shape[1] - 1, 4 * _PREDICTED).astype(int))
     theta = values["theta_of_date"][np.unravel_index(flat, shape)]
+    if hasattr(sky, "acceptance"):
+        return {}
     # A prior as wide as the sky is bright also draws skies that the likelihood forbids.
     kept = np.flatnonzero(positive_sky(counts, sky, theta))
     kept = kept[:: max(1, len(kept) // _PREDICTED)][:_PREDICTED]
     if not len(kept):
         return {}
     theta, which = theta[kept], np.unravel_index(flat[kept], shape)
-    rates = values["log_rate"][which] if "log_rate" in values else np.asarray(jax.vmap(sky.rate_mean)(theta))
-    return {k: np.asarray(v)[None] for k, v in predictive(counts, sky, theta, rates, seed).items()}
+    rates = values["log_rate"][which] if "log_rate" in values else None
+    return {k: np.asarray(v)[None] for k, v in predictive(counts, sky, theta, rates, seed, prior).items()}
 
 
 def sky_draws(posterior: Any, number: int) -> np.ndarray:

@@ -80,6 +80,7 @@ class Coordinates(constraints.Constraint):
 
     @property
     def event_dim(self):
+        """Number of trailing axes that make one value."""
         return self._event_dim
 
     def __call__(self, x):
@@ -87,9 +88,11 @@ class Coordinates(constraints.Constraint):
         return jnp.all(inside, axis=tuple(range(-self._event_dim, 0)))
 
     def feasible_like(self, prototype):
+        """The origin: the most probable point."""
         return jnp.zeros_like(prototype)
 
     def tree_flatten(self):
+        """Leaves and the rest, for JAX."""
         return (self.transform,), (("transform",), {"_event_dim": self._event_dim})
 
     def __eq__(self, other):
@@ -267,7 +270,7 @@ SHAPES = ("free", "power-law", "cascade", "fixed")
 """How C_l, l >= 2, are tied: not at all, by a power law in l, by a cascade from l = 1, or known."""
 
 
-def cascade_log_power(log_first: AnyArray, log_depth: AnyArray, l_max: int) -> Float[Array, " l"]:
+def cascade_log_power(log_first: AnyArray | float, log_depth: AnyArray | float, l_max: int) -> Float[Array, " l"]:
     """ln C_l, l = 2 .. l_max, of a cascade of depth nu T that began with ln C_1 at l = 1 (not the dipole seen now)."""
     power = nearest_neighbour_power(jnp.exp(log_first), jnp.exp(log_depth), l_max)
     return jnp.log(power[1:])

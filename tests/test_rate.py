@@ -36,7 +36,7 @@ def test_rate_sums_to_the_number_of_events():
 def test_harmonics_have_their_amplitude_and_phase():
     """The largest bin lies at the phase; a bin averages over its width, by sin(x)/x with x = k step / 2."""
     rate = relative_rate(COARSE, [(1, 0.1, 1.0), (3, 0.05, 2.0)])
-    wave = lambda k, phase: np.cos(k * (COARSE.sidereal_time - phase)) * np.sinc(k / 36)  # noqa: E731
+    wave = lambda k, phase: np.cos(k * (COARSE.sidereal_time - phase)) * np.sinc(k / 36)
     np.testing.assert_allclose(rate, 1 + 0.1 * wave(1, 1.0) + 0.05 * wave(3, 2.0), rtol=1e-12)
 
 
@@ -182,7 +182,7 @@ def test_drawn_times_follow_the_rate():
     density = (1 + 0.3 * np.cos(year * (t - 20))) * (1 + 0.3 * (1 + 0.9 * np.cos(year * t)) * np.cos(solar - 1.0))
     density[(t >= 5030) & (t < 5080)] = 0
     expected = density * num / density.sum()
-    turn = lambda x: (2 * np.pi * (x + 0.5) + longitude) % (2 * np.pi)  # noqa: E731
+    turn = lambda x: (2 * np.pi * (x + 0.5) + longitude) % (2 * np.pi)
     pairs = []
     for event, fine, span, bins in ((days, t, (start, end), 20), (turn(days), turn(t), (0, 2 * np.pi), 24)):
         counts, _ = np.histogram(event, bins, span)
