@@ -8,9 +8,10 @@ when complete. Continuing loads the last one and goes on; nothing in a run depen
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
 import time
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,12 +66,13 @@ class Plan:
         if not 0 < self.target_accept < 1:
             raise InputError(f"target_accept must lie between 0 and 1, not {self.target_accept}")
 
-    @property
-    def segments(self) -> list[int]:
-        """Length of each segment: warm-up first, then draws; no segment holds both."""
-        parts = []
-        for total in (self.warmup, self.draws):
-            parts += [self.segment] * (total // self.segment) + [total % self.segment] * (total % self.segment > 0)
+    def remaining(self, done: list[int]) -> list[int]:
+        """Lengths of the segments still to run after those of the given lengths; none holds warm-up and draws."""
+        steps, parts = sum(done), []
+        for end in (self.warmup, self.warmup + self.draws):
+            while steps < end:
+                parts.append(min(self.segment, end - steps))
+                steps += parts[-1]
         return parts
 
 
@@ -114,12 +116,12 @@ class Kernel:
         sites = {k: v for k, v in trace.items() if v["type"] == "sample" and not v["is_observed"]}
         natural = {k: v["value"] for k, v in sites.items()}
         z = util.unconstrain_fn(self.model, args, kwargs, natural)
-        for k, site in sites.items():
+        for place, (k, site) in enumerate(sites.items()):
             if isinstance(site["fn"].support, Coordinates):
-                z[k] = 1.5 * jax.random.normal(jax.random.fold_in(spread, len(k)), jnp.shape(z[k]))
+                z[k] = 1.5 * jax.random.normal(jax.random.fold_in(spread, place), jnp.shape(z[k]))
         fine = jnp.isfinite(self._potential_of(*args, **kwargs)(z))
         # Far out the sky may be negative somewhere; the maximum never is.
-        z = {k: jnp.where(fine | ~isinstance(sites[k]["fn"].support, Coordinates), v, 0.0) for k, v in z.items()}
+        z = {k: jnp.where(fine | (not isinstance(sites[k]["fn"].support, Coordinates)), v, 0.0) for k, v in z.items()}
         dense = [tuple(s for s in self.dense if s in z)] if self.dense else False
         state = self._init(
             z,
@@ -199,28 +201,27 @@ def sample_segments(
 
         return jax.lax.scan(all_chains, carry, length=length)
 
-    parts, clock = plan.segments, time.monotonic()
-    compiled = {}
-    warm = len([p for p in _cumulative(parts) if p <= plan.warmup])
-    for number in range(len(done), len(parts)):
-        length = parts[number]
+    parts, clock = plan.remaining([len(part["s.diverging"]) for part in done]), time.monotonic()
+    compiled, steps = {}, plan.warmup + plan.draws
+    for length in parts:
         if length not in compiled:
             compiled[length] = run.lower(carry, args, kwargs, length=length).compile()
         begun = time.monotonic()
         carry, (positions, statistics) = jax.block_until_ready(compiled[length](carry, args, kwargs))
         took = time.monotonic() - begun
-        kept = {f"z.{k}": np.asarray(v) for k, v in positions.items()} if number >= warm else {}
+        before = sum(len(part["s.diverging"]) for part in done)
+        kept = {f"z.{k}": np.asarray(v) for k, v in positions.items()} if before >= plan.warmup else {}
         kept |= {f"s.{k}": np.asarray(v) for k, v in statistics.items()}
         kept["seconds"] = np.array(took)
-        done.append(kept)
         if folder is not None:
-            _save(folder, number, label, kept, carry)
+            _save(folder, len(done), label, kept, carry)
+        done.append(kept)
         if progress is not None:
-            progress(sum(parts[: number + 1]), sum(parts), time.monotonic() - clock)
-    drawn = done[warm:]
+            progress(before + length, steps, time.monotonic() - clock)
+    drawn = [part for part in done if any(k.startswith("z.") for k in part)]
 
     def joined(name):
-        return np.moveaxis(np.concatenate([part[name] for part in drawn]), 0, 1)
+        return np.moveaxis(np.concatenate([part[name] for part in drawn])[: plan.draws], 0, 1)
 
     names = drawn[0]
     return Draws(
@@ -236,10 +237,6 @@ def natural(kernel: Kernel, positions: dict[str, np.ndarray], args: tuple, kwarg
     one = lambda z: util.constrain_fn(kernel.model, args, kwargs, z, return_deterministic=True)
     fill = jax.jit(lambda z: jax.lax.map(jax.vmap(one), z))
     return {k: np.asarray(v) for k, v in fill({k: jnp.asarray(v) for k, v in positions.items()}).items()}
-
-
-def _cumulative(parts: list[int]) -> list[int]:
-    return list(itertools.accumulate(parts))
 
 
 def _spread(carry, chains: int):
@@ -277,11 +274,12 @@ def _load(folder: Path, label: str, template, resume: bool) -> tuple[list[dict],
     done, carry = [], None
     for path in found:
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
                 content = {k: file[k] for k in file.files}
-        except (OSError, ValueError, EOFError, KeyError) as error:
+            found_label = json.loads(bytes(content.pop("label")).decode())
+        except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(f"{path}: cannot be read ({error}); delete it and all later ones, then resume") from error
-        _require_same(path, bytes(content.pop("label")).decode(), label)
+        _require_same(path, found_label, json.loads(label))
         leaves = [content.pop(k) for k in sorted(content) if k.startswith("c.")]
         done.append(content)
     if found:
@@ -292,8 +290,7 @@ def _load(folder: Path, label: str, template, resume: bool) -> tuple[list[dict],
     return done, carry
 
 
-def _require_same(path: Path, found: str, wanted: str) -> None:
-    old, new = json.loads(found), json.loads(wanted)
+def _require_same(path: Path, old: dict, new: dict) -> None:
     differing = sorted(k for k in {*old, *new} if old.get(k) != new.get(k))
     if differing:
         raise InputError(

@@ -133,7 +133,7 @@ class Specification:
             precision = np.where(degree > 1, 1 / median[np.maximum(degree - 2, 0)], 0.0)
         if self.has_profile:
             scale = np.broadcast_to(np.asarray(self.prior("profile_scale"), float), (l_max - 1,))
-            widths = scale**2 * 4 * np.pi / (2 * np.arange(2, l_max + 1) + 1)
+            widths = scale**2 * 4 * np.pi / (2 * np.arange(2, l_max + 1) + 1) ** 2
             precision = np.where(degree > 1, 1 / widths[np.maximum(degree - 2, 0)], 0.0)
         if acceptance is not None:
             from .acceptance_prior import acceptance_likelihood

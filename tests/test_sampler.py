@@ -518,8 +518,8 @@ def test_an_impossible_plan_is_refused(change, message):
 
 
 def test_segments_hold_warm_up_or_draws_and_no_more_than_asked():
-    assert Plan(warmup=250, draws=100, segment=100).segments == [100, 100, 50, 100]
-    assert Plan(warmup=20, draws=7, segment=100).segments == [20, 7]
+    assert Plan(warmup=250, draws=100, segment=100).remaining([]) == [100, 100, 50, 100]
+    assert Plan(warmup=20, draws=7, segment=100).remaining([]) == [20, 7]
 
 
 def test_checksum_tells_arrays_and_their_names_apart():
