@@ -53,7 +53,32 @@ def table() -> str:
                 "`benchmarks/calibration.py`",
             )
         )
+    rows += _posterior_rows(results)
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _posterior_rows(results: dict) -> list[tuple[str, str, str]]:
+    posterior = results["posterior"]
+    rows = [
+        (
+            f"posterior of the dipole with {posterior['free_rates']} free rates, 360 x 180 cells, two cores",
+            f"{posterior['ess_per_second']:.0f} effective samples a second, {posterior['ratio_unwhitened']:.0f} times "
+            "those of plain parameters",
+            "`benchmarks/posterior.py`",
+        )
+    ]
+    for name in ("dipole", "multipoles", "local-field", "local-field_second-seed"):
+        entry = results[f"sbc_{name}"]
+        low, high = (entry[f"coverage_{level}"] for level in (68, 95))
+        rows.append(
+            (
+                f"simulation-based calibration, {entry['sets']} sets, {name.replace('_', ', ').replace('-seed', ' seed')}",
+                f"p {entry['holm_p_sky_and_hyper']:.2g} (Holm), 68 % intervals hold {low[0]:.0%} to {low[1]:.0%}, "
+                f"95 % ones {high[0]:.0%} to {high[1]:.0%}",
+                "`benchmarks/sbc.py`",
+            )
+        )
+    return rows
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ def width(places, l_max: int, plan: Plan, grid: RingGrid) -> float:
     """Posterior standard deviation of delta_0h and delta_6h (quadratic mean) times sqrt(N)."""
     counts = combine([asimov(place, power, grid, EVENTS / len(places)) for place, power in places])
     model, priors = ("dipole", {}) if l_max == 1 else ("multipoles", _PRIOR)
-    spec = Specification(model, l_max, priors, rate_bins=24)
+    spec = Specification(model, l_max, priors, rate_bins=36)
     sky = spec.likelihood(counts)
     kernel = Kernel(spec.function, plan)
     draws = sample_segments(kernel, (sky,), {})

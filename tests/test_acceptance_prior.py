@@ -26,6 +26,8 @@ from diffcr.grid import RingGrid
 from diffcr.harmonics import synthesis
 from diffcr.site import site
 
+pytestmark = pytest.mark.slow
+
 GRID = RingGrid(8, 12)
 N = GRID.n_ra
 SITE, POLE = site("auger"), site("icecube")

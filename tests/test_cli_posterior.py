@@ -19,6 +19,8 @@ from diffcr.grid import RingGrid
 from diffcr.observer import cosmic_velocity, interstellar_velocity, lsr_velocity
 from diffcr.site import site
 
+pytestmark = pytest.mark.slow
+
 GRID = RingGrid(18, 36)
 SHORT = ["--warmup", "60", "--draws", "80", "--segment", "40", "--chains", "2", "--no-plots"]
 

@@ -36,6 +36,8 @@ from diffcr.errors import InputError
 from diffcr.grid import RingGrid
 from diffcr.site import site
 
+pytestmark = pytest.mark.slow
+
 GRID = RingGrid(18, 36)
 SCALE = 3e-2
 FIELD = np.array([math.cos(2.0), math.sin(2.0), 0.4])

@@ -10,6 +10,8 @@ from scipy.stats import norm
 from diffcr.errors import InputError
 from diffcr.grid import RingGrid
 
+pytestmark = pytest.mark.slow
+
 EVENTS = 1e9
 
 

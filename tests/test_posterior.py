@@ -22,6 +22,8 @@ from diffcr.errors import InputError
 from diffcr.grid import RingGrid
 from diffcr.site import site
 
+pytestmark = pytest.mark.slow
+
 GRID = RingGrid(18, 36)
 TRUTH = (0.02, -0.015)
 PLAN = Plan(chains=4, warmup=200, draws=400, segment=100, seed=3)

@@ -13,6 +13,8 @@ from diffcr.errors import InputError
 from diffcr.grid import RingGrid
 from diffcr.site import site
 
+pytestmark = pytest.mark.slow
+
 GRID = RingGrid(12, 24)
 
 
