@@ -70,9 +70,10 @@ def _posterior_rows(results: dict) -> list[tuple[str, str, str]]:
     for name in ("dipole", "multipoles", "local-field", "local-field_second-seed"):
         entry = results[f"sbc_{name}"]
         low, high = (entry[f"coverage_{level}"] for level in (68, 95))
+        label = name.replace("_", ", ").replace("-seed", " seed")
         rows.append(
             (
-                f"simulation-based calibration, {entry['sets']} sets, {name.replace('_', ', ').replace('-seed', ' seed')}",
+                f"simulation-based calibration, {entry['sets']} sets, {label}",
                 f"p {entry['holm_p_sky_and_hyper']:.2g} (Holm), 68 % intervals hold {low[0]:.0%} to {low[1]:.0%}, "
                 f"95 % ones {high[0]:.0%} to {high[1]:.0%}",
                 "`benchmarks/sbc.py`",
