@@ -17,7 +17,7 @@ import xarray as xr
 from astropy.coordinates import FK5, SkyCoord
 from astropy.table import Table
 from astropy.time import Time
-from diffcr.inference import cli, load_counts
+from diffcr.inference import cli, cli_options, load_counts
 
 GRID = ("--grid", "36x18")
 HAWC = ("--site", "hawc", *GRID)
