@@ -14,7 +14,13 @@ pytest.importorskip("ipykernel", reason="notebooks need diffcr[notebooks]")
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+SLOW = {"03_auger_posterior"}
+"""Notebooks that take more than a minute; they run with the slow tests."""
+each_notebook = pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=[pytest.mark.slow] if p.stem in SLOW else []) for p in NOTEBOOKS],
+    ids=[p.stem for p in NOTEBOOKS],
+)
 
 _RUN = """
 import sys
