@@ -13,6 +13,8 @@ from diffcr.errors import InputError
 from diffcr.grid import RingGrid
 from diffcr.site import Site
 
+from .files import write_netcdf
+
 FORMAT_VERSION = 1
 MARGINALS = ("n_sky", "n_time", "n_local", "n_half")
 _DIMENSIONS = {
@@ -166,14 +168,7 @@ class Counts:
         packed = {name: {"zlib": True, "complevel": 1} for name in data if name.startswith(("n_", "w2_"))}
         if not path.parent.is_dir():
             raise InputError(f"{path}: the folder {path.parent} does not exist; make it or choose another -o")
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            dataset.to_netcdf(part, engine="h5netcdf", encoding=packed)
-            os.replace(part, path)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error}); choose another -o or free some space") from error
-        finally:
-            part.unlink(missing_ok=True)
+        write_netcdf(path, dataset, encoding=packed)
         return path
 
     def _coordinates(self) -> dict:

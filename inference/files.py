@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from diffcr.errors import InputError
 
@@ -28,3 +29,20 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
         raise InputError(f"{path}: cannot be written ({error}); choose another -o or free some space") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_netcdf(path: str | os.PathLike, content: Any, **options: Any) -> None:
+    """Write an xarray Dataset or DataTree as NetCDF 4; it appears under its name only when complete.
+
+    The file is made in memory: HDF5 that meets a full disk prints lines of its own and may not say that it failed.
+
+    Args:
+        path: Where to.
+        content: The Dataset or DataTree.
+        options: Of `to_netcdf`, such as the encoding.
+
+    Raises:
+        InputError: If it cannot be written.
+    """
+    with atomic(path) as part:
+        part.write_bytes(content.to_netcdf(None, engine="h5netcdf", **options))

@@ -38,6 +38,10 @@ _FIXED = {
 }
 
 
+# Asking ArviZ 1 for InferenceData is a warning, which may be an error.
+_OLD_ARVIZ = int(az.__version__.partition(".")[0]) < 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Names:
     """What stands along each dimension.
@@ -107,10 +111,14 @@ def relative_rates(sky: SkyLikelihood, log_rates: np.ndarray) -> np.ndarray:
 
 def container(groups: dict[str, xr.Dataset]) -> Any:
     """InferenceData, or from ArviZ 1 on a DataTree."""
-    # Asking ArviZ 1 for InferenceData is a warning, which may be an error.
-    if int(az.__version__.partition(".")[0]) < 1:
-        return az.InferenceData(**groups)
-    return xr.DataTree.from_dict(groups)
+    return az.InferenceData(**groups) if _OLD_ARVIZ else xr.DataTree.from_dict(groups)
+
+
+def tree(posterior: Any) -> xr.DataTree:
+    """An ArviZ object of either generation as a DataTree, in which both read it back."""
+    if not _OLD_ARVIZ:
+        return posterior
+    return xr.DataTree.from_dict({name: posterior[name] for name in posterior.groups()})
 
 
 def group(posterior: Any, name: str) -> xr.Dataset:

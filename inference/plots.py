@@ -4,7 +4,6 @@ Plain NumPy arrays in, a `matplotlib.figure.Figure` out. Nothing here touches py
 global rcParams. Unexposed (NaN) sky is light grey; on maps of the sky right ascension increases to the left.
 """
 
-import contextlib
 import os
 from collections.abc import Sequence
 from importlib import metadata
@@ -22,6 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from ..clock import TIME_FRAMES
 from ..errors import InputError
 from ..sky import GALACTIC_TO_ICRS
+from .files import atomic
 
 # Readable when a 5 inch figure is reduced to a 3.4 inch journal column. Colours: Okabe & Ito (2008).
 _STYLE = {
@@ -240,7 +240,7 @@ def save(figure: Figure, path: str | os.PathLike) -> Path:
     the same picture gives the same bytes.
 
     Raises:
-        InputError: If the suffix is neither .png nor .pdf.
+        InputError: If the suffix is neither .png nor .pdf, or the file cannot be written.
     """
     path = Path(path)
     kind = path.suffix.lower().lstrip(".")
@@ -251,13 +251,8 @@ def save(figure: Figure, path: str | os.PathLike) -> Path:
     }
     if kind not in options:
         raise InputError(f"a picture is written as .png or .pdf, not as {path.name!r}: change the suffix")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(partial, format=kind, **options[kind])
-        os.replace(partial, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
+    with atomic(path) as part:
+        figure.savefig(part, format=kind, **options[kind])
     return path
 
 

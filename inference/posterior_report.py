@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 
 from . import plots, posterior_plots
 from .data import Counts
-from .files import atomic
+from .files import write_netcdf
 from .fit import _in_effective_events
-from .named import group
+from .named import group, tree
 from .posterior import sky_draws
 from .report import write_json
 from .sky_likelihood import SkyLikelihood
@@ -73,8 +73,7 @@ def write_posterior(
         InputError: If a file cannot be written, or the counts lack what a part needs.
     """
     content = summarise(posterior)
-    with atomic(folder / "posterior.nc") as part:
-        posterior.to_netcdf(str(part), engine="h5netcdf")
+    write_netcdf(folder / "posterior.nc", tree(posterior))
     if leave_one_out:
         write_json(folder / "loo.json", _leave_one_out(posterior, counts, sky))
     if pictures:

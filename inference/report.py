@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from . import plots
 from .data import Counts
 from .epochs import merge_test
 from .estimators import RayleighResult, rayleigh_of_counts
+from .files import atomic
 from .fit import FitResult, dead_bins
 from .smoothing import smooth_sky
 
@@ -166,14 +166,8 @@ def _finite(value: float) -> float | None:
 
 def write_json(path: Path, content: dict) -> Path:
     """Write JSON; it appears under its name only when complete."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with atomic(path) as part:
         part.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error}); choose another -o or free some space") from error
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

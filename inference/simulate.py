@@ -23,6 +23,7 @@ from .binning import BinningOptions, bin_chunks
 from .cells import padded
 from .data import Counts
 from .events import EventChunk
+from .files import atomic
 
 _CHUNK = 500_000
 
@@ -157,14 +158,10 @@ def simulate_event_list(
         raise InputError(f"{path}: event lists are written as .csv or .parquet; change the suffix of --event-list")
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with atomic(path) as part:
         chunks = writers[path.suffix.lower()](part, simulate_events(simulation, seed))
         options = BinningOptions(grid=grid, time_frame=time_frame)
         counts = bin_chunks(chunks, simulation.site, options, "the simulation")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     entry = _entry(simulation, seed, int(counts.num_events.sum()))
     return counts.replace(inputs=(entry | {"file": path.name},), history={"simulated": True})
 
