@@ -18,8 +18,10 @@ from diffcr.errors import FitError, InputError
 
 from .cli_options import (
     Azimuth,
+    BinReference,
     Blind,
     Columns,
+    Cube,
     End,
     EnergyEdges,
     EnergyMax,
@@ -298,11 +300,13 @@ def bin_command(
     gamma: Gamma = None,
     blind: Blind = None,
     skip_bad_rows: SkipBad = False,
+    cube: Cube = False,
+    bin_reference: BinReference = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Counts file to write.", metavar="FILE.nc")] = Path(
         "counts.nc"
     ),
 ) -> None:
-    """Bin event lists, or join counts files, into one counts file.
+    """Bin event lists or local maps (the JSON file of multi-llh), or join counts files, into one counts file.
 
     Example: [bold]diffcr bin night1.parquet night2.parquet --site hawc -o counts.nc[/bold]
     """
@@ -311,6 +315,8 @@ def bin_command(
     require_nc(output)
     if force and not merge_epochs:
         raise InputError("--force has no effect without --merge-epochs; leave it out, or give both")
+    if cube and (blind is not None or merge_epochs):
+        raise InputError("--cube goes neither with --blind nor with --merge-epochs, which drop it; leave one out")
     counts = read_inputs(
         inputs,
         site,
@@ -320,6 +326,8 @@ def bin_command(
         prefer=prefer,
         equinox=equinox,
         skip_bad_rows=skip_bad_rows,
+        bin_reference=bin_reference,
+        **({"cube": True} if cube else {}),
         **binning_options(
             grid,
             time_frame,

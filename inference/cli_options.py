@@ -92,6 +92,19 @@ Gamma = Annotated[
     float | None,
     typer.Option(help="Spectral index for --remove-orbital (intensity falls as E^-gamma).", metavar="G"),
 ]
+Cube = Annotated[
+    bool,
+    typer.Option(
+        "--cube", help="Keep the counts of every time bin and local cell too, for the methods that need them."
+    ),
+]
+BinReference = Annotated[
+    str | None,
+    typer.Option(
+        help="Of local maps: the sky of a time bin is that at its start (default, as multi-llh has it) or its center.",
+        metavar="start|center",
+    ),
+]
 Blind = Annotated[
     str | None,
     typer.Option(
@@ -122,6 +135,12 @@ def tell_inputs(counts) -> None:
 
 
 def _tell_input(entry: dict) -> None:
+    if "bin_reference" in entry:
+        print(
+            f"read             {entry['file']}: local maps, nside {entry['nside']}, sky of a time bin at its "
+            f"{entry['bin_reference']}",
+            file=sys.stderr,
+        )
     if "columns" in entry:
         unused = ("zenith", "azimuth") if "ra" in entry["columns"] else ()
         columns = ", ".join(f"{role}={name}" for role, name in entry["columns"].items() if role not in unused)

@@ -4,6 +4,8 @@ import math
 import re
 from collections.abc import Sequence
 
+import numpy as np
+
 from diffcr.errors import InputError
 
 ROLES = ("time", "year", "day", "ra", "dec", "zenith", "azimuth", "energy", "weight")
@@ -22,20 +24,21 @@ _USUAL = {
     "time": tuple(TIME_FORMAT_OF),
     "year": ("year", "yyyy", "yr"),
     "day": ("doy", "ddd", "day_of_year", "dayofyear", "jday", "yday", "day"),
-    "ra": ("ra", "right_ascension", "rightascension", "raj2000", "_raj2000", "ra_j2000", "ra_icrs", "alpha"),
+    "ra": ("ra", "right_ascension", "rightascension", "raj2000", "_raj2000", "ra_j2000", "ra_icrs", "alpha", "sd_ra"),
     "dec": (
         *("dec", "declination", "decl", "decj2000", "dej2000", "_dej2000", "dec_j2000"),
-        *("dec_icrs", "de_icrs", "de", "delta"),
+        *("dec_icrs", "de_icrs", "de", "delta", "sd_dec"),
     ),
-    "zenith": ("zenith", "zenith_angle", "zenithangle", "zen", "theta", "za"),
-    "azimuth": ("azimuth", "azimuth_angle", "azimuthangle", "azi", "az", "phi"),
+    "zenith": ("zenith", "zenith_angle", "zenithangle", "zen", "theta", "za", "sd_theta"),
+    "azimuth": ("azimuth", "azimuth_angle", "azimuthangle", "azi", "az", "phi", "sd_phi"),
     "energy": (
         *("energy", "e", "energy_rec", "erec", "log_energy", "log10_energy", "logenergy", "log10energy"),
-        *("loge", "log10e", "log_e", "log10_e", "lge", "lg_e"),
+        *("loge", "log10e", "log_e", "log10_e", "lge", "lg_e", "sd_energy"),
     ),
     "weight": ("weight", "weights", "event_weight", "w", "wt"),
 }
 GPS_NAMES = ("gps", "gps_time", "gpstime", "time_gps", "gps_sec", "gps_seconds", "gpssec")
+_AUGER_NAMES = ("gpstime", "sd_ra", "sd_dec")
 _MONTH_NAMES = ("month", "mm", "mon")
 GPS_FAULT = (
     "is GPS time, which runs ahead of UTC by the leap seconds since 1980; convert it first, "
@@ -92,7 +95,8 @@ def guess_columns(names: Sequence[str]) -> dict[str, str]:
     where no column holds the full time, and not where a month stands beside them (day is then another day).
 
     Raises:
-        InputError: If the only time is GPS time, which is not UTC.
+        InputError: If the only time is GPS time, which is not UTC; in the summary tables of the Auger Open Data it is
+            taken, and `unix_from_gps` turns it into UTC.
     """
     bases = [split_name(name)[0] for name in names]
     found = {}
@@ -103,11 +107,36 @@ def guess_columns(names: Sequence[str]) -> dict[str, str]:
     if "time" in found or not {"year", "day"} <= found.keys() or set(bases) & set(_MONTH_NAMES):
         found.pop("year", None)
         found.pop("day", None)
+    if "time" not in found and is_auger_summary(names):
+        found["time"] = names[bases.index("gpstime")]
     if not {"time", "year"} & found.keys():
         for name, base in zip(names, bases, strict=True):
             if base in GPS_NAMES:
                 raise InputError(f"column {name!r} {GPS_FAULT}")
     return found
+
+
+def is_auger_summary(names: Sequence[str]) -> bool:
+    """Whether these are the columns of a summary table of the Auger Open Data, such as dataSummarySD1500.csv.
+
+    Its times are GPS seconds; angles are in degrees, energies in EeV, azimuths from East counterclockwise.
+    """
+    return set(_AUGER_NAMES) <= {split_name(name)[0] for name in names}
+
+
+# UTC dates from which on GPS time is one second more ahead.
+_LEAPS = (
+    *("1981-07-01", "1982-07-01", "1983-07-01", "1985-07-01", "1988-01-01", "1990-01-01"),
+    *("1991-01-01", "1992-07-01", "1993-07-01", "1994-07-01", "1996-01-01", "1997-07-01"),
+    *("1999-01-01", "2006-01-01", "2009-01-01", "2012-07-01", "2015-07-01", "2017-01-01"),
+)
+
+
+def unix_from_gps(seconds: np.ndarray) -> np.ndarray:
+    """Unix time (UTC) of GPS seconds, which began with 1980-01-06 and take no part in leap seconds (18 until 2026)."""
+    start = np.datetime64("1980-01-06", "s").astype(np.int64)
+    leaps = np.array(_LEAPS, "datetime64[s]").astype(np.int64) - start + np.arange(1, len(_LEAPS) + 1)
+    return np.asarray(seconds) + start - np.searchsorted(leaps, seconds, side="right")
 
 
 def split_name(name: str) -> tuple[str, str | None]:

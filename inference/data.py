@@ -57,6 +57,8 @@ class Counts:
         time_frame: "sidereal", "solar", "antisidereal" or "extended-sidereal".
         inputs: What was read: a list of dicts with file, sha256, events, bad rows.
         history: What was done beyond binning: blind, unblinded, orbital_removed, merged_epochs, simulated.
+        cube: Counts of every time bin and local cell, shape (observatory, energy, epoch, time, ring, hour_angle), or
+            None. With weights their sums; their squares are kept for the marginals alone.
     """
 
     grid: RingGrid
@@ -75,6 +77,7 @@ class Counts:
     time_frame: str = "sidereal"
     inputs: tuple[dict, ...] = ()
     history: dict = dataclasses.field(default_factory=dict)
+    cube: np.ndarray | None = None
 
     def __post_init__(self):
         lead = (len(self.sites), len(self.energies), len(self.epochs))
@@ -110,6 +113,8 @@ class Counts:
             raise InputError("num_events does not fit n_time; bin the events again")
         if self.time_frame not in TIME_FRAMES:
             raise InputError(f"unknown time frame {self.time_frame!r}: choose one of {', '.join(TIME_FRAMES)}")
+        if self.cube is not None:
+            _check_cube(self)
 
     @property
     def weighted(self) -> bool:
@@ -146,7 +151,9 @@ class Counts:
         return ", ".join(parts)
 
     def replace(self, **changes) -> "Counts":
-        """A copy with some fields changed, checked again."""
+        """A copy with some fields changed, checked again. A cube is left out where marginals change and it does not."""
+        if self.cube is not None and {"grid", *MARGINALS} & changes.keys():
+            changes = {"cube": None} | changes
         return dataclasses.replace(self, **changes)
 
     def save(self, path: str | os.PathLike) -> Path:
@@ -160,6 +167,8 @@ class Counts:
         data |= {name.replace("n_", "w2_"): (_LEAD + _DIMENSIONS[name], v) for name, v in self.w2.items()}
         data |= {name: (_LEAD, getattr(self, name)) for name in ("num_events", "mean_epoch", "livetime")}
         data["moments"] = ((*_LEAD, "frame", "component"), self.moments)
+        if self.cube is not None:
+            data["n_cube"] = ((*_LEAD, "time", "ring", "hour_angle"), self.cube)
         degrees = {name: ("observatory", np.degrees([getattr(s, name) for s in self.sites])) for name in _SITE}
         dataset = xr.Dataset(data | degrees, coords=self._coordinates(), attrs=self._attributes())
         units = {"latitude": "degree", "longitude": "degree", "zenith_max": "degree", "zenith_min": "degree"}
@@ -277,7 +286,25 @@ def _from_dataset(dataset: xr.Dataset) -> Counts:
         time_frame=str(dataset.attrs["time_frame"]),
         inputs=inputs,
         history=history,
+        cube=dataset["n_cube"].values if "n_cube" in dataset else None,
     )
+
+
+def _check_cube(counts: Counts) -> None:
+    """The cube must sum to the three marginals: over local cells, over time, and along h = (tau - a) mod n."""
+    rings, bins = counts.grid.shape
+    shape = counts.num_events.shape + (bins, rings, bins)
+    if counts.cube.shape != shape:
+        raise InputError(f"cube has shape {counts.cube.shape}, the grid and labels need {shape}")
+    if not np.isfinite(counts.cube.sum()) or counts.cube.min(initial=0) < 0:
+        raise InputError("cube holds negative or non-finite counts; bin the events again with --cube")
+    sums = {"n_time": counts.cube.sum((-1, -2)), "n_local": counts.cube.sum(-3), "n_sky": np.zeros_like(counts.n_sky)}
+    for tau in range(bins):
+        # Columns of right ascension a = (tau - h) mod n, in the order of a.
+        sums["n_sky"] += np.roll(counts.cube[..., tau, :, ::-1], tau + 1, axis=-1)
+    for name, values in sums.items():
+        if not np.allclose(values, getattr(counts, name), rtol=1e-8):
+            raise InputError(f"cube and {name} are not of the same events; bin the events again with --cube")
 
 
 def combine(parts: list[Counts]) -> Counts:
@@ -287,7 +314,8 @@ def combine(parts: list[Counts]) -> Counts:
     agree too. Weighted and unweighted counts may be joined (unit weights have w^2 = 1).
 
     Raises:
-        InputError: If grids, time frames, sites of one name, blinding or orbital correction differ.
+        InputError: If grids, time frames, sites of one name, blinding or orbital correction differ, or only some of
+            the parts keep a cube.
     """
     first = parts[0]
     for other in parts[1:]:
@@ -309,6 +337,7 @@ def combine(parts: list[Counts]) -> Counts:
     squares = {name: np.zeros_like(out[name]) for name in MARGINALS} if weighted else {}
     num_events, epoch_sum, livetime = np.zeros(lead, np.int64), np.zeros(lead), np.zeros(lead)
     moments = np.zeros((*lead, 3, 2))
+    cube = None if first.cube is None else np.zeros(lead + first.cube.shape[3:])
     for part in parts:
         place = np.ix_(
             [list(sites).index(s.name) for s in part.sites],
@@ -319,6 +348,8 @@ def combine(parts: list[Counts]) -> Counts:
             out[name][place] += getattr(part, name)
             if weighted:
                 squares[name][place] += part.w2.get(name, getattr(part, name))
+        if cube is not None:
+            cube[place] += part.cube
         num_events[place] += part.num_events
         moments[place] += np.where((part.num_events > 0)[..., None, None], part.moments, 0.0)
         epoch_sum[place] += np.where(part.num_events > 0, part.mean_epoch * part.num_events, 0.0)
@@ -337,6 +368,7 @@ def combine(parts: list[Counts]) -> Counts:
         livetime=livetime,
         inputs=tuple(entry for part in parts for entry in part.inputs),
         history={name: entry for part in reversed(parts) for name, entry in part.history.items()},
+        cube=cube,
     )
 
 
@@ -360,3 +392,5 @@ def _check_compatible(first: Counts, other: Counts) -> None:
             "the Earth's orbital motion was removed from one of the counts only, or with another index; "
             "bin all with the same --remove-orbital --gamma"
         )
+    if (first.cube is None) != (other.cube is None):
+        raise InputError("only some of the counts keep a cube: bin all with --cube, or all without")

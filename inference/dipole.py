@@ -5,7 +5,7 @@ import functools
 import math
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import special
 
 LN10 = math.log(10)
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(120)
@@ -87,9 +87,11 @@ def rice_upper_limit(amplitude: float, sigma: float, level: float, minor: float 
     ratio = 1.0 if minor is None else minor / sigma
     floor = _null_quantile(ratio)
     measured = max(amplitude / sigma, floor)
-    span = measured + 10 + stats.norm.isf(1 - level)
+    span = measured + 10 + special.ndtri(level)
     if _length_cdf(measured, 0.0, ratio) <= 1 - level:
         return 0.0
+    from scipy import optimize
+
     return sigma * float(
         optimize.brentq(lambda true: _length_cdf(measured, true, ratio) - (1 - level), 0.0, span, xtol=1e-10)
     )
@@ -98,13 +100,15 @@ def rice_upper_limit(amplitude: float, sigma: float, level: float, minor: float 
 @functools.lru_cache(maxsize=1024)
 def _null_quantile(ratio: float) -> float:
     """Length that a vector without a mean exceeds with 84 % probability; sqrt(-2 ln 0.84) for ratio = 1."""
+    from scipy import optimize
+
     return float(optimize.brentq(lambda a: _length_cdf(a, 0.0, ratio) - 0.16, 0.0, 2.0, xtol=1e-12))
 
 
 def _length_cdf(length: float, true: float, ratio: float) -> float:
     """P(|x| <= length) for x normal about (true, 0) with standard deviations (1, ratio): Rice's for ratio = 1."""
     if ratio > 1 - 1e-6:
-        return float(stats.ncx2.cdf(length**2, 2, true**2))
+        return float(special.chndtr(length**2, 2, true**2))
     # Over the second component z = length sin(angle) / ratio, where the first lies within +- length cos(angle).
     end = np.arcsin(min(1.0, 9 * ratio / length)) if length > 0 else 0.0
     angle, weight = end * _NODES, end * _WEIGHTS
@@ -142,17 +146,31 @@ def phase_error(vector: np.ndarray, covariance: np.ndarray, level: float = speci
 def log10_p_value(test_statistic: float, degrees_of_freedom: float) -> float:
     """log10 of the chance probability of a chi-squared test statistic; exp(-TS/2) for two degrees of freedom.
 
-    Finite for any test statistic: where the survival function underflows, its asymptotic series is used.
+    Finite for any test statistic: where the survival function underflows, a continued fraction is used.
     """
     if test_statistic <= 0:
         return 0.0
     if degrees_of_freedom == 2:
         return -test_statistic / 2 / LN10
-    log_p = stats.chi2.logsf(test_statistic, degrees_of_freedom)
-    if not np.isfinite(log_p):
-        half, x = degrees_of_freedom / 2, test_statistic / 2
-        log_p = (half - 1) * math.log(x) - x - special.gammaln(half) + math.log1p((half - 1) / x)
-    return float(log_p) / LN10
+    half, x = degrees_of_freedom / 2, test_statistic / 2
+    survival = special.gammaincc(half, x)
+    if survival > 1e-280:
+        return math.log10(survival)
+    return (half * math.log(x) - x - special.gammaln(half) + math.log(_upper_gamma_ratio(half, x))) / LN10
+
+
+def _upper_gamma_ratio(a: float, x: float) -> float:
+    """Gamma(a, x) / (x^a e^-x) for x > a + 1: Lentz's continued fraction (Abramowitz & Stegun 6.5.31)."""
+    b = x + 1 - a
+    c, d = 1e300, 1 / b
+    ratio = d
+    for i in range(1, 10_000):
+        term, b = -i * (i - a), b + 2
+        d, c = 1 / (term * d + b), b + term / c
+        ratio *= c * d
+        if abs(c * d - 1) < 1e-14:
+            break
+    return ratio
 
 
 def significance_sigma(log10_p: float) -> float:
@@ -160,5 +178,4 @@ def significance_sigma(log10_p: float) -> float:
     target = log10_p * LN10 - math.log(2)
     if target >= math.log(0.5):
         return 0.0
-    upper = math.sqrt(-2 * target) + 1
-    return float(optimize.brentq(lambda z: special.log_ndtr(-z) - target, 0.0, upper, xtol=1e-12))
+    return -float(special.ndtri_exp(target))

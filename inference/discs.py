@@ -5,15 +5,15 @@ With T = 1 in the disc and I = exp(s T), the rates and acceptances refitted, the
 $$ \Delta(s) = s\, n_{on} - \sum_i n_i \ln(1 + (e^s - 1) y_i) + \tfrac12 s^2 h^T K^{-1} h, \qquad
    y_i = \sum_\tau r_\tau T_{\tau i}, $$
 
-n_on the counts in the disc, y_i the part of its time for which a local cell sees the disc, and h, K the coupling to the rates
-and their information. The logarithm is the cumulant generating function of a coin of probability y_i, so that
+n_on the counts in the disc, y_i the part of its time for which a local cell sees the disc, and h, K the coupling to
+the rates and their information. The logarithm is the cumulant generating function of a coin of probability y_i, so that
 
 $$ \Delta(s) = s (n_{on} - B_D) - \sum_{k \ge 2} \frac{s^k}{k!} \sum_i n_i \kappa_k(y_i) + \tfrac12 s^2 h^T K^{-1} h $$
 
-without cancellation where a disc covers whole rings (y = 1, all cumulants zero: nothing is measured). The signed root of
-2 max Delta is N(0, 1) for an isotropic sky, whatever the field of view; Li & Ma's form with the background taken as known is
-not, because the fitted background follows an excess. For a disc centred at right ascension alpha, y moves along the rings with
-alpha, so that all discs of a ring of centres come out of one FFT.
+without cancellation where a disc covers whole rings (y = 1, all cumulants zero: nothing is measured). The signed root
+of 2 max Delta is N(0, 1) for an isotropic sky, whatever the field of view; Li & Ma's form with the background taken as
+known is not, because the fitted background follows an excess. For a disc centred at right ascension alpha, y moves
+along the rings with alpha, so that all discs of a ring of centres come out of one FFT.
 """
 
 import dataclasses
@@ -26,14 +26,17 @@ from scipy import fft
 
 from diffcr.errors import InputError
 from diffcr.grid import RingGrid
+from diffcr.harmonics import ring_basis
 
 from .maps import Exposure, SkyMap, correlated, seen_by_time
 
 _LEAST_EXPECTATION = 5.0
 """Discs with fewer expected events are not judged: the signed root of their likelihood ratio is far from Gaussian."""
 
-_LEAST_SHARE = 0.02
-"""Part of a disc's information that the rates must leave: else it is the rate that the disc measures."""
+_LEAST_SHARE = 0.1
+"""Part of a disc's information that rates and acceptance must leave. Less is left where a disc covers whole rings,
+such as one
+around a pole: what remains to be measured is its ragged edge, another one for every centre."""
 
 _STRONGEST = 2.0
 """Largest |ln I| of a disc: the series of cumulants holds below pi."""
@@ -94,7 +97,11 @@ class DiscScan:
         # Higher cumulants matter for strong excesses only.
         largest = self._largest_amplitude()
         self.cumulants = self._cumulants(2 if largest < 0.003 else 4 if largest < 0.05 else 10)
-        self.coupling = self._coupling() + self._coupling_to(removed)
+        self._basis = np.zeros((0, *grid.shape)) if removed is None else removed
+        self._image = (
+            sum(np.stack([information_times(e, m) for m in removed]) for e in seen) if len(self._basis) else None
+        )
+        self.coupling = self._rates_coupling() + self._basis_coupling()
 
     def _disc(self, centre: int) -> np.ndarray:
         """The disc around bin 0 of a ring: 1 inside, over offsets in right ascension; shape (seen ring, ra)."""
@@ -145,7 +152,7 @@ class DiscScan:
             out.append(((seen - (seen @ e.rate)[:, None]) * e.rate).reshape(n, number, -1).sum(-1))
         return out
 
-    def _coupling(self) -> np.ndarray:
+    def _rates_coupling(self) -> np.ndarray:
         """What refitting the rates takes from the information of each disc, h K^-1 h; (ring, ra)."""
         out = np.zeros(self.grid.shape)
         counted = [e.grouped(e.time) for e in self.seen]
@@ -155,21 +162,34 @@ class DiscScan:
             out[ring] = sum(h**2 @ k for h, k in zip(parts, inverse, strict=True))
         return out
 
-    def _coupling_to(self, removed: np.ndarray | None) -> np.ndarray:
-        """The same for multipoles refitted in the null hypothesis."""
-        if removed is None or not len(removed):
+    def _basis_coupling(self) -> np.ndarray:
+        """The same for the multipoles that are refitted in the null hypothesis."""
+        if self._image is None:
             return np.zeros(self.grid.shape)
-        image = sum(np.stack([information_times(e, m) for m in removed]) for e in self.seen)
-        own = np.einsum("pra,qra->pq", removed, image)
-        cross = self.summed(image)
-        return np.einsum("pra,pq,qra->ra", cross, np.linalg.pinv(own, hermitian=True), cross)
+        cross = self.summed(self._image)
+        return np.einsum("pra,pq,qra->ra", cross, self._basis_inverse, cross)
+
+    @functools.cached_property
+    def _basis_inverse(self) -> np.ndarray:
+        return np.linalg.pinv(np.einsum("pra,qra->pq", self._basis, self._image), hermitian=True)
+
+    def null_sums(self, sky: np.ndarray, background: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Counts and null expectation in each disc, for counts drawn from isotropy and their isotropic background.
+
+        Args:
+            sky, background: Shape (..., ring, ra).
+        """
+        expected = background
+        if self._image is not None:
+            score = np.einsum("pra,...ra->...p", self._basis, sky - background)
+            expected = background + np.einsum("...p,pq,qra->...ra", score, self._basis_inverse, self._image)
+        return self.summed(sky), self.summed(expected)
 
     @functools.cached_property
     def information(self) -> np.ndarray:
         """Information on the amplitude of each disc about the null hypothesis, (ring, ra); zero where not judged."""
-        alone = 2 * self.cumulants[0]
-        information = alone - self.coupling
-        return np.where(self.judged & (information > _LEAST_SHARE * alone), information, 0.0)
+        information = 2 * self.cumulants[0] - self.coupling
+        return np.where(self.judged & (information > _LEAST_SHARE * self.background_sum), information, 0.0)
 
     @functools.cached_property
     def judged(self) -> np.ndarray:
@@ -188,13 +208,18 @@ class DiscScan:
         s = np.clip(excess / self.information[judged], -_STRONGEST, _STRONGEST)
 
         def derivatives(s):
-            """Delta and its first two derivatives."""
-            value, slope, curve = s * excess + 0.5 * s**2 * rates, excess + s * rates, rates + np.zeros_like(s)
-            for k, term in enumerate(terms, 2):
-                value = value - term * s**k
-                slope = slope - k * term * s ** (k - 1)
-                curve = curve - k * (k - 1) * term * s ** (k - 2)
-            return value, slope, curve
+            """Delta and its first two derivatives, by Horner's rule in the cumulants' series."""
+            value = slope = curve = np.zeros_like(s)
+            for term in (*terms[:0:-1], terms[0] - 0.5 * rates):
+                curve = curve * s + 2 * slope
+                slope = slope * s + value
+                value = value * s - term
+            # value is the series over s^2.
+            return (
+                s * (excess + s * value),
+                excess + s * (2 * value + s * slope),
+                2 * value + s * (4 * slope + s * curve),
+            )
 
         for _ in range(3 if len(terms) == 1 else 8):
             _, slope, curve = derivatives(s)
@@ -206,10 +231,12 @@ class DiscScan:
 
     @functools.cached_property
     def contrast_variance(self) -> np.ndarray:
-        r"""Variance of counts over background minus one in each disc of the free map, (ring, ra); zero where not judged.
+        r"""Variance of counts over background minus one in each disc of the free map, (ring, ra); zero where not
+        judged.
 
-        1/B_D - sum_r q_r^2 / B_r + h S^-1 h / B_D^2 with B_D the background in the disc, q_r the part of it in ring r, B_r
-        that of the whole ring (their means are the gauge), and S the information on the rates with the whole sky free.
+        1/B_D - sum_r q_r^2 / B_r + h S^-1 h / B_D^2 with B_D the background in the disc, q_r the part of it in ring r,
+        B_r that of the whole ring (their means are the gauge), and S the information on the rates with the whole sky
+        free.
         """
         groups = [max(g for g in range(1, _MOST_RATES + 1) if e.groups % g == 0) for e in self.seen]
         inverse = np.linalg.pinv(self._rates_with_free_sky(groups), hermitian=True, rcond=1e-10)
@@ -321,3 +348,29 @@ def isotropy(sky: SkyMap) -> Null:
     """The isotropic sky as null hypothesis."""
     flat = np.ones(sky.grid.shape)
     return Null(flat, sum(e.background for e in sky.seen), np.zeros((0, *sky.grid.shape)))
+
+
+def multipoles_removed(sky: SkyMap, l_max: int) -> Null:
+    """The null hypothesis of a sky of m != 0 multipoles up to l_max, fitted to the same counts.
+
+    Raises:
+        InputError: If the field of view cannot support these multipoles.
+    """
+    from .fit import fit
+    from .report import backgrounds, contrast_of_date
+
+    counts = sky.counts
+    result = fit(counts, l_max)
+    contrast = contrast_of_date(result)
+    # Like the exposures, in effective events.
+    scale = sum(e.total for e in sky.seen) / counts.sum_weights
+    background = sum(backgrounds(result)) * scale
+    return Null(1 + contrast, background * (1 + contrast), _basis(sky.grid, result.degree, result.order))
+
+
+def _basis(grid: RingGrid, degree: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Maps of single multipoles, shape (multipole, ring, ra)."""
+    profile = ring_basis(grid, int(degree.max()))[degree, np.abs(order)]
+    angle = np.abs(order)[:, None] * grid.right_ascension
+    wave = np.where(order[:, None] >= 0, np.cos(angle), np.sin(angle))
+    return profile[:, :, None] * wave[:, None, :]

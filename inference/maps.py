@@ -1,7 +1,7 @@
-r"""The map of the relative intensity by maximum likelihood: one free value per exposed cell, all rates, all acceptances.
+r"""The map of the relative intensity by maximum likelihood: a free value per exposed cell, all rates and acceptances free.
 
-With u = ln I per cell of the sky and v = ln of the rate's change per group of time bins, the likelihood with the acceptance
-removed (`likelihood.conditional_log_likelihood`) is
+With u = ln I per cell of the sky and v = ln of the rate's change per group of time bins, the likelihood with the
+acceptance removed (`likelihood.conditional_log_likelihood`) is
 
 $$ \ln L = \sum_a n_a u_a + \sum_\tau n_\tau v_\tau - \sum_i n_i \ln x_i, \qquad
    x_i = \sum_\tau r_\tau e^{v_\tau + u_{\tau i}}, $$
@@ -178,8 +178,8 @@ def sky_map(
 
     Args:
         counts: The binned data; all configurations share the sky.
-        cells: Rings and right-ascension bins that share one free value; both must divide the grid. Default: the smallest
-            block in which a median cell expects 25 events.
+        cells: Rings and right-ascension bins that share one free value; both must divide the grid. Default: the
+            smallest block in which a median cell expects 25 events.
         rate_bins: Groups of time bins with a free rate; default as many as hold 100 events each.
         tolerance: Stop when the expected remaining gain in ln L is below it.
         max_steps: Most Newton steps.
@@ -199,8 +199,8 @@ def iterative_map(
 ) -> SkyMap:
     """The map after a number of alternating updates of sky, rates and acceptances, for comparison.
 
-    The method of Ahlers et al. 2016 (ApJ 823, 10): I = n_a / E_a with ring means removed, then N, then A. It keeps part of a
-    dipole per pass only (`converged` says nothing), and at HAWC's latitude is 2 % short after 20.
+    The method of Ahlers et al. 2016 (ApJ 823, 10): I = n_a / E_a with ring means removed, then N, then A. It keeps
+    part of a dipole per pass only (`converged` says nothing), and at HAWC's latitude is 2 % short after 20.
 
     Args:
         counts: The binned data.
@@ -427,7 +427,8 @@ def maximise(problem: Problem, tolerance: float, max_steps: int) -> tuple[State,
     # would be a hundred times too long.
     state = problem.alternate(problem.start())
     value, inner, left, steps = problem.gain(state), 0, float("inf"), 0
-    for steps in range(1, max_steps + 1):
+    while steps < max_steps:
+        steps += 1
         # Far from the maximum a rough step is as good: the next one starts from its error.
         step, left, number = problem.linearise(state).solve(1e-4)
         inner += number

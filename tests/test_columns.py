@@ -1,7 +1,16 @@
 """Names of columns: what --columns says, and which usual names are found."""
 
+import numpy as np
 import pytest
-from diffcr.inference.columns import guess_columns, parse_columns, split_name, split_unit
+from astropy.time import Time
+from diffcr.inference.columns import (
+    guess_columns,
+    is_auger_summary,
+    parse_columns,
+    split_name,
+    split_unit,
+    unix_from_gps,
+)
 
 from diffcr.errors import InputError
 
@@ -53,6 +62,32 @@ def test_gps_time_is_refused_unless_there_is_another():
     with pytest.raises(InputError, match=r"'GPS_time' is GPS time, which runs ahead of UTC.*astropy"):
         guess_columns(["GPS_time", "ra", "dec"])
     assert guess_columns(["gps", "utc", "ra", "dec"])["time"] == "utc"
+
+
+def test_summary_tables_of_the_auger_open_data_are_known():
+    """Their GPS times are taken, beside their own names for the rest; any other table's are not."""
+    names = "id sdid gpstime sd1500 multiEye sd_gpsnanotime sd_theta sd_dtheta sd_phi sd_energy sd_l sd_b sd_ra sd_dec"
+    assert is_auger_summary(names.split())
+    assert guess_columns(names.split()) == {
+        "time": "gpstime",
+        "ra": "sd_ra",
+        "dec": "sd_dec",
+        "zenith": "sd_theta",
+        "azimuth": "sd_phi",
+        "energy": "sd_energy",
+    }
+    assert not is_auger_summary(["gpstime", "ra", "dec"])
+    with pytest.raises(InputError, match="'gpstime' is GPS time"):
+        guess_columns(["gpstime", "sd_ra", "dec"])
+
+
+def test_gps_seconds_become_utc():
+    """As astropy converts them, on both sides of every leap second."""
+    leaps = [Time(f"{year}-{month}-01").gps for year in range(1981, 2018) for month in ("01", "07")]
+    seconds = np.round(np.concatenate([np.add(leaps, k) for k in (-2, 0, 1000)]))
+    np.testing.assert_allclose(unix_from_gps(seconds), Time(seconds, format="gps").unix, atol=1e-3)
+    # End of the Auger list: 18 seconds.
+    assert unix_from_gps(np.array([1.2e9])) == 1.2e9 + 315964800 - 18
 
 
 @pytest.mark.parametrize(

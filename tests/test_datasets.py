@@ -1,5 +1,9 @@
 """The shipped event lists against what is printed in them, and their names."""
 
+import fnmatch
+import tomllib
+from pathlib import Path
+
 import astropy.units as u
 import numpy as np
 import pytest
@@ -74,3 +78,25 @@ def test_data_sets_are_resolved_by_name(tmp_path):
         resolve_input("dataset:auger")
     with pytest.raises(InputError, match="no data set of this name"):
         EventReader("dataset:icecube")
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_what_is_shipped_carries_its_licence_and_is_in_the_wheel(name):
+    dataset = DATASETS[name]
+    header = "".join(x for x in Path(dataset.path).read_text(encoding="utf-8").splitlines(True) if x.startswith("#"))
+    assert "Pierre Auger Collaboration" in header
+    assert "CC BY-SA 4.0" in header and dataset.licence.startswith("CC BY-SA 4.0")
+    notes = Path(dataset.path).with_name("README.md").read_text(encoding="utf-8")
+    assert f"dataset:{name}" in notes and dataset.file in notes
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["diffcr.inference.datasets"]
+    assert any(fnmatch.fnmatch(dataset.file, pattern) for pattern in patterns)
+
+
+def test_the_small_list_holds_the_published_numbers_of_events():
+    """arXiv:1411.6111: 231 above 52 EeV, of which 155 above 58 EeV, to zenith angles of 80 degrees."""
+    chunk, _ = read("dataset:auger-52eev")
+    assert chunk.energy.min() >= 52
+    assert np.sum(chunk.energy >= 58) == 155
+    assert np.rad2deg(chunk.zenith.max()) <= 80
+    assert np.rad2deg(chunk.dec.max()) < 44.8

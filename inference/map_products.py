@@ -1,0 +1,266 @@
+"""A map in HEALPix and in J2000: what `map.fits` holds, and the spots that stand out."""
+
+import dataclasses
+import functools
+import os
+from pathlib import Path
+
+import numpy as np
+
+from diffcr.errors import InputError
+from diffcr.grid import RingGrid
+from diffcr.sky import precession_matrix
+
+from .data import Counts
+from .discs import DiscMap
+from .files import atomic
+from .maps import SkyMap
+
+COLUMNS = ("RELATIVE_INTENSITY", "ERROR", "SIGNIFICANCE", "BACKGROUND", "EXPOSURE")
+"""Fields of map.fits; RELATIVE_INTENSITY is I - 1. A smoothed map has LI_MA and LI_MA_WIDTH after them."""
+
+_SUBDIVISION = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """The frame that results are given in: J2000 where the epoch is known and time is sidereal, else that of the
+    counts.
+
+    Attributes:
+        name: "J2000" or "date".
+        to_date: Rotation from this frame to that of the counts, shape (3, 3).
+    """
+
+    name: str
+    to_date: np.ndarray
+
+    def directions_of_date(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Declination and right ascension of date [rad] of unit vectors (..., 3) of this frame."""
+        x, y, z = np.moveaxis(vectors @ self.to_date.T, -1, 0)
+        return np.arcsin(np.clip(z, -1, 1)), np.arctan2(y, x) % (2 * np.pi)
+
+    def from_date(self, declination, right_ascension) -> tuple[np.ndarray, np.ndarray]:
+        """Declination and right ascension in this frame [rad] of directions of date."""
+        flat = np.cos(declination)
+        date = np.stack([flat * np.cos(right_ascension), flat * np.sin(right_ascension), np.sin(declination)], -1)
+        x, y, z = np.moveaxis(date @ self.to_date, -1, 0)
+        return np.arcsin(np.clip(z, -1, 1)), np.arctan2(y, x) % (2 * np.pi)
+
+
+def frame_of(counts: Counts) -> Frame:
+    """The frame for results of these counts."""
+    year = counts.overall_epoch()
+    if counts.time_frame != "sidereal" or not np.isfinite(year):
+        return Frame("date", np.eye(3))
+    return Frame("J2000", np.asarray(precession_matrix((year - 2000.0) * 365.25)))
+
+
+@functools.lru_cache(maxsize=4)
+def _pixels(nside: int) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors of the sub-pixels of a HEALPix map, and the pixel (RING) each belongs to."""
+    import healpy
+
+    fine = nside * _SUBDIVISION
+    index = np.arange(12 * fine**2)
+    vectors = np.stack(healpy.pix2vec(fine, index, nest=True), axis=-1)
+    return vectors, healpy.nest2ring(nside, index // _SUBDIVISION**2)
+
+
+@dataclasses.dataclass(frozen=True)
+class HealpixMap:
+    """Fields of a map on HEALPix pixels in RING order; NaN where unexposed.
+
+    Attributes:
+        nside: Resolution.
+        frame: "J2000" or "date".
+        fields: Arrays of shape (12 nside^2,) by the name of the column.
+    """
+
+    nside: int
+    frame: str
+    fields: dict[str, np.ndarray]
+
+
+def healpix_map(
+    sky: SkyMap, nside: int, discs: DiscMap | None = None, significance: np.ndarray | None = None
+) -> HealpixMap:
+    """The free map on HEALPix pixels, unsmoothed, or smoothed in discs.
+
+    Unsmoothed, the background of the cells is shared out by area, so that counts over background are those of the
+    pixel; errors add in squares over the cells (blocks) that a pixel touches. Smoothed, every field is that of the disc
+    around the cell, averaged over the pixel.
+
+    Args:
+        sky: The free map.
+        nside: Resolution, a power of two.
+        discs: Smoothed fields; then BACKGROUND is that of the disc.
+        significance: Of each cell, shape (ring, ra), for an unsmoothed map; default contrast over error.
+
+    Raises:
+        InputError: If nside is not a power of two up to 1024.
+    """
+    if nside < 1 or nside & (nside - 1) or nside > 1024:
+        raise InputError(f"--nside must be a power of two from 1 to 1024, not {nside}")
+    vectors, pixel = _pixels(nside)
+    frame, grid = frame_of(sky.counts), sky.grid
+    declination, right_ascension = frame.directions_of_date(vectors)
+    cell = grid.ring_of(declination) * grid.n_ra + grid.bin_of(right_ascension)
+    number = 12 * nside**2
+    density = (sky.background / grid.solid_angle[:, None]).ravel()[cell]
+    share = np.bincount(pixel, density, number)
+    inside = np.bincount(pixel, density > 0, number) >= 0.5 * _SUBDIVISION**2
+    exposure = np.where(inside, share, np.nan)
+    area = 4 * np.pi / number / _SUBDIVISION**2
+    if discs is None:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            contrast = np.bincount(pixel, density * np.nan_to_num(sky.contrast).ravel()[cell], number) / share
+            error = np.sqrt(_squares(sky, cell, pixel, density, number)) / share
+        fields = [contrast, error, contrast / error, share * area]
+        if significance is not None:
+            fields[2] = _mean(significance.ravel()[cell], pixel, number)
+        names = list(COLUMNS[:4])
+    else:
+        maps = (discs.contrast, discs.error, discs.significance, discs.background, discs.li_ma, discs.li_ma_width)
+        fields = [_mean(values.ravel()[cell], pixel, number) for values in maps]
+        names = [*COLUMNS[:4], "LI_MA", "LI_MA_WIDTH"]
+    named = {name: np.where(inside, values, np.nan) for name, values in zip(names, fields, strict=True)}
+    named["EXPOSURE"] = exposure / np.nanmax(exposure)
+    order = [*COLUMNS, *(name for name in named if name not in COLUMNS)]
+    return HealpixMap(nside, frame.name, {name: named[name] for name in order})
+
+
+def _mean(values: np.ndarray, pixel: np.ndarray, number: int) -> np.ndarray:
+    """Mean of the finite sub-pixels of each pixel."""
+    finite = np.isfinite(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.bincount(pixel, np.where(finite, values, 0.0), number) / np.bincount(pixel, finite, number)
+
+
+def _squares(sky: SkyMap, cell: np.ndarray, pixel: np.ndarray, density: np.ndarray, number: int) -> np.ndarray:
+    """Sum over the blocks that a pixel touches of (background share times error of the block) squared."""
+    rings, bins = sky.cells
+    n = sky.grid.n_ra
+    block = (cell // n // rings) * (n // bins) + (cell % n) // bins
+    blocks = sky.contrast.size // (rings * bins)
+    key = pixel * blocks + block
+    order = np.argsort(key, kind="stable")
+    starts = np.flatnonzero(np.diff(key[order], prepend=-1))
+    weight = np.add.reduceat((density * np.nan_to_num(sky.error).ravel()[cell])[order], starts)
+    return np.bincount(pixel[order][starts], weight**2, number)
+
+
+def write_healpix(path: str | os.PathLike, content: HealpixMap, keywords: dict[str, str]) -> Path:
+    """Write a HEALPix FITS file of 64-bit columns, equatorial, RING ordered, unseen pixels as healpy.UNSEEN.
+
+    Args:
+        path: Where to.
+        content: The map.
+        keywords: Cards of the header, eight characters at most.
+
+    Raises:
+        InputError: If it cannot be written.
+    """
+    from astropy.io import fits
+
+    path = Path(path)
+    columns = [
+        fits.Column(name, "D", array=np.where(np.isfinite(values), values, -1.6375e30))
+        for name, values in content.fields.items()
+    ]
+    table = fits.BinTableHDU.from_columns(columns, name="MAP")
+    cards = {
+        "PIXTYPE": "HEALPIX",
+        "ORDERING": "RING",
+        "NSIDE": content.nside,
+        "FIRSTPIX": 0,
+        "LASTPIX": 12 * content.nside**2 - 1,
+        "INDXSCHM": "IMPLICIT",
+        "OBJECT": "FULLSKY",
+        "COORDSYS": "C",
+        "BAD_DATA": -1.6375e30,
+    }
+    if content.frame == "J2000":
+        cards["EQUINOX"] = 2000.0
+    for name, value in (cards | keywords).items():
+        table.header[name] = value
+    with atomic(path) as part:
+        fits.HDUList([fits.PrimaryHDU(), table]).writeto(part, output_verify="exception")
+    return path
+
+
+@dataclasses.dataclass(frozen=True)
+class Spot:
+    """A disc that stands out.
+
+    Attributes:
+        right_ascension, declination: Of its centre, in the frame of the results [rad].
+        significance: Pre-trial.
+        contrast, error: Relative intensity minus one of the disc.
+        cell: Ring and bin of right ascension of its centre, of date.
+    """
+
+    right_ascension: float
+    declination: float
+    significance: float
+    contrast: float
+    error: float
+    cell: tuple[int, int]
+
+
+def spots(
+    significance: np.ndarray,
+    contrast: np.ndarray,
+    error: np.ndarray,
+    grid: RingGrid,
+    frame: Frame,
+    apart: float,
+    least: float,
+) -> list[Spot]:
+    """The strongest cells of either sign, from the strongest on, each further than `apart` [rad] from stronger ones.
+
+    Args:
+        significance, contrast, error: Shape (ring, ra), NaN where not judged.
+        grid: The ring grid.
+        frame: The frame of the result.
+        apart: Least distance [rad] of two spots of one sign.
+        least: Smallest |significance|; the hottest and the coldest are given whatever theirs.
+    """
+    flat = np.cos(grid.declination)[:, None]
+    vectors = np.stack(
+        [
+            flat * np.cos(grid.right_ascension),
+            flat * np.sin(grid.right_ascension),
+            np.broadcast_to(np.sin(grid.declination)[:, None], grid.shape),
+        ],
+        axis=-1,
+    )
+    found = []
+    for sign in (1, -1):
+        left = np.where(np.isfinite(significance), sign * significance, -np.inf)
+        first = True
+        while np.isfinite(left.max()) and (first or left.max() >= least):
+            cell = tuple(int(i) for i in np.unravel_index(int(left.argmax()), left.shape))
+            dec, ra = frame.from_date(grid.declination[cell[0]], grid.right_ascension[cell[1]])
+            found.append(
+                Spot(float(ra), float(dec), float(significance[cell]), float(contrast[cell]), float(error[cell]), cell)
+            )
+            left[vectors @ vectors[cell] > np.cos(apart)] = -np.inf
+            first = False
+    return sorted(found, key=lambda spot: -abs(spot.significance))
+
+
+def map_dipole(sky: SkyMap) -> tuple[np.ndarray, np.ndarray]:
+    """Equatorial dipole of a free map: (delta_0h, delta_6h) of date and its covariance.
+
+    Least squares over the field of view with the map's own inverse covariance, rates and acceptance free: a dipole and
+    nothing else, which is the dipole of `fit` to second order in the anisotropy.
+    """
+    from .discs import information_times
+
+    flat = np.cos(sky.grid.declination)[:, None]
+    basis = np.stack([flat * np.cos(sky.grid.right_ascension), flat * np.sin(sky.grid.right_ascension)])
+    image = sum(np.stack([information_times(e, b) for b in basis]) for e in sky.seen)
+    information = np.einsum("pra,qra->pq", basis, image)
+    covariance = np.linalg.inv(information)
+    return covariance @ np.einsum("pra,ra->p", image, np.nan_to_num(sky.contrast)), covariance

@@ -1,0 +1,277 @@
+"""What `diffcr map` writes: map.fits, map.json and pictures."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+
+import diffcr
+
+from . import plots
+from .dipole import Dipole, log10_p_value, significance_sigma
+from .discs import DiscMap, Null
+from .fit import _to_j2000, dead_bins
+from .map_products import Frame, HealpixMap, Spot, frame_of, map_dipole
+from .maps import SkyMap
+from .multipoles import free_multipoles
+from .post_trial import PostTrial
+from .report import _finite, _without_nan
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """Everything that was made of one free map.
+
+    Attributes:
+        sky: The free (or iterative, or Wiener) map.
+        healpix: The same on HEALPix pixels.
+        discs: Smoothed, or None.
+        null: What excesses are judged against; None for isotropy.
+        removed: Highest degree of the multipoles removed, 0 for none.
+        spots: What stands out.
+        hottest, coldest: Post-trial; None where no isotropic skies were drawn.
+        power: Prior C_l of a Wiener map, and whether it was fitted; None otherwise.
+    """
+
+    sky: SkyMap
+    healpix: HealpixMap
+    discs: DiscMap | None
+    null: Null | None
+    removed: int
+    spots: list[Spot]
+    hottest: PostTrial | None = None
+    coldest: PostTrial | None = None
+    power: tuple[np.ndarray, bool] | None = None
+
+    @property
+    def frame(self) -> Frame:
+        """The frame of the results."""
+        return frame_of(self.sky.counts)
+
+
+def map_summary(analysis: Analysis, cpu_seconds: float) -> dict:
+    """Everything map.json holds. Angles in degrees; null where not known or blinded."""
+    sky, discs = analysis.sky, analysis.discs
+    counts, frame = sky.counts, analysis.frame
+    hidden = counts.blinded
+    log10_p = log10_p_value(sky.test_statistic, sky.degrees_of_freedom)
+    exposed = np.isfinite(sky.contrast)
+    expected = sky.background[exposed] * sky.cells[0] * sky.cells[1]
+    content = {
+        "software": f"diffcr {diffcr.__version__}",
+        "method": sky.method,
+        "num_events": int(counts.num_events.sum()),
+        "sum_weights": counts.sum_weights,
+        "effective_events": counts.effective_events,
+        "observatories": [s.name for s in counts.sites],
+        "configurations": [
+            {
+                "name": counts.label(p),
+                "num_events": int(counts.num_events[p]),
+                "rate_bins": e.groups,
+                "dead_bins": int(dead_bins(counts.n_time[p]).sum()),
+            }
+            for p, e in zip(counts.configurations(), sky.seen, strict=True)
+        ],
+        "time_frame": counts.time_frame,
+        "equinox": frame.name,
+        "mean_epoch": _finite(counts.overall_epoch()),
+        "grid": list(counts.grid.shape),
+        "cells": list(sky.cells),
+        "median_expectation_per_cell": float(np.median(expected)),
+        "nside": analysis.healpix.nside,
+        "sky_fraction": float((exposed * counts.grid.solid_angle[:, None]).sum() / (4 * np.pi)),
+        "converged": sky.converged if sky.method != "iterative" else None,
+        "remaining_gain": _finite(sky.remaining_gain),
+        "iterations": sky.newton_steps,
+        "gradient_steps": sky.gradient_steps,
+        "cpu_seconds": cpu_seconds,
+        "log_likelihood_over_isotropy": sky.log_likelihood,
+        "test_statistic": sky.test_statistic,
+        "degrees_of_freedom": sky.degrees_of_freedom,
+        "log10_p": log10_p,
+        "significance_sigma": significance_sigma(log10_p),
+        "dipole": _dipole(analysis, hidden),
+        "removed_lmax": analysis.removed,
+        "smoothing_deg": None if discs is None else math.degrees(discs.radius),
+        "significance": (
+            "signed profile-likelihood ratio of one amplitude per disc, rates and acceptances refitted; pre-trial"
+            if discs is not None
+            else "contrast over error of each pixel; pre-trial"
+        ),
+        "li_ma": None if discs is None else _li_ma(discs),
+        "hottest": _extreme(analysis, 1, analysis.hottest, hidden),
+        "coldest": _extreme(analysis, -1, analysis.coldest, hidden),
+        "excesses": [_spot(s, hidden) for s in analysis.spots if s.significance > 0],
+        "deficits": [_spot(s, hidden) for s in analysis.spots if s.significance < 0],
+        "prior_cl": None if analysis.power is None else list(map(float, analysis.power[0])),
+        "prior_cl_fitted": None if analysis.power is None else analysis.power[1],
+        "blinded": hidden,
+        "inputs": list(counts.inputs),
+        "history": counts.history,
+    }
+    return _without_nan(content)
+
+
+def _dipole(analysis: Analysis, hidden: bool) -> dict:
+    """Least-squares dipole of the map in the frame of the results."""
+    delta, covariance = map_dipole(analysis.sky)
+    degree, order = free_multipoles(1)
+    turn = _to_j2000(analysis.sky.counts, degree, order)
+    if turn is not None:
+        # Multipoles come as (1, -1), (1, 1): delta_6h first.
+        place = [int(np.flatnonzero(order == 1)[0]), int(np.flatnonzero(order == -1)[0])]
+        turn = turn[np.ix_(place, place)]
+        delta, covariance = turn @ delta, turn @ covariance @ turn.T
+    dipole = Dipole(delta, covariance)
+    return {
+        "delta_0h": None if hidden else float(delta[0]),
+        "delta_6h": None if hidden else float(delta[1]),
+        "covariance": None if hidden else covariance.tolist(),
+        "amplitude": dipole.amplitude,
+        "amplitude_error": dipole.amplitude_error,
+        "right_ascension_deg": None if hidden else math.degrees(dipole.right_ascension),
+        "right_ascension_error_deg": math.degrees(dipole.right_ascension_error),
+    }
+
+
+def _li_ma(discs: DiscMap) -> dict:
+    return {
+        "label": "background taken as known: not N(0, 1), see the predicted width",
+        "maximum": float(np.nanmax(discs.li_ma)),
+        "minimum": float(np.nanmin(discs.li_ma)),
+        "predicted_width_median": float(np.nanmedian(discs.li_ma_width)),
+    }
+
+
+def _spot(spot: Spot, hidden: bool) -> dict:
+    return {
+        "right_ascension_deg": None if hidden else math.degrees(spot.right_ascension),
+        "declination_deg": math.degrees(spot.declination),
+        "significance": spot.significance,
+        "contrast": spot.contrast,
+        "contrast_error": spot.error,
+    }
+
+
+def _extreme(analysis: Analysis, sign: int, trial: PostTrial | None, hidden: bool) -> dict | None:
+    chosen = [s for s in analysis.spots if sign * s.significance > 0]
+    if not chosen:
+        return None
+    entry = _spot(max(chosen, key=lambda s: sign * s.significance), hidden)
+    if trial is None:
+        return entry | {"post_trial": None}
+    return entry | {
+        "post_trial": {
+            "isotropic_skies": len(trial.maxima),
+            "as_strong": trial.larger,
+            "chance_probability": trial.fraction,
+            "chance_probability_upper_limit_95": trial.upper_limit_95,
+            "effective_trials": trial.effective_trials,
+            "log10_p": trial.log10_p,
+            "significance_sigma": trial.significance,
+        }
+    }
+
+
+def describe_map(content: dict) -> list[str]:
+    """The lines that `diffcr map` prints."""
+    steps = f"{content['iterations']} steps, {content['gradient_steps']} conjugate-gradient steps"
+    state = {True: f"yes ({steps})", False: f"NO ({steps})", None: f"not asked ({content['iterations']} iterations)"}
+    lines = [
+        f"events           {content['num_events']} ({', '.join(content['observatories'])})",
+        f"map              {content['method']}, {content['cells'][1]} x {content['cells'][0]} bins x rings a cell, "
+        f"{content['median_expectation_per_cell']:.3g} events in a median cell",
+        f"converged        {state[content['converged']]}",
+        f"against isotropy TS {content['test_statistic']:.1f} for {content['degrees_of_freedom']} degrees of freedom, "
+        f"{content['significance_sigma']:.2f} sigma",
+    ]
+    d = content["dipole"]
+    phase = (
+        "hidden"
+        if content["blinded"]
+        else f"{d['right_ascension_deg']:.1f} +- {d['right_ascension_error_deg']:.1f} degrees"
+    )
+    amplitude = f"{d['amplitude']:.3e} +- {d['amplitude_error']:.1e}"
+    lines.append(f"dipole           {amplitude}, right ascension {phase} ({content['equinox']})")
+    if content["smoothing_deg"] is not None:
+        lines.append(f"discs            radius {content['smoothing_deg']:g} degrees")
+    for name in ("hottest", "coldest"):
+        spot = content[name]
+        if spot is None:
+            continue
+        ra = "hidden" if content["blinded"] else f"{spot['right_ascension_deg']:.1f}"
+        text = f"{spot['significance']:+.2f} sigma at RA {ra}, dec {spot['declination_deg']:+.1f}"
+        if spot["post_trial"]:
+            text += f"; post-trial {spot['post_trial']['significance_sigma']:.2f} sigma"
+        lines.append(f"{name:<17}{text}")
+    return lines
+
+
+def write_map_pictures(analysis: Analysis, folder: Path) -> list[Path]:
+    """Draw relative intensity, its error and significance, in the frame of date of the grid; returns the paths."""
+    sky, discs = analysis.sky, analysis.discs
+    counts = sky.counts
+    names = ", ".join(s.name for s in counts.sites)
+    label = counts.time_frame
+    if label == "sidereal":
+        year = counts.overall_epoch()
+        label = f"equatorial, of date ({year:.1f})" if np.isfinite(year) else "equatorial, of date"
+    common = {
+        "declination_edges": counts.grid.declination_edges,
+        "galactic_plane": counts.time_frame == "sidereal" and not counts.blinded,
+        "frame_label": "right ascension blinded" if counts.blinded else label,
+    }
+    what = f"{names}: " + ("cells" if discs is None else f"discs of {math.degrees(discs.radius):g} degrees")
+    if analysis.removed:
+        what += rf", $\ell \leq {analysis.removed}$ removed"
+    contrast = contrast_shown(analysis)
+    error = sky.error if discs is None else discs.error
+    significance = contrast / error if discs is None else discs.significance
+    marked = [] if counts.blinded or discs is None else _markers(analysis)
+    # The edge of the field of view, where errors are largest, must not set the colours.
+    judged = np.isfinite(contrast) & (error < 5 * np.nanmedian(error))
+    limit = float(np.nanmax(np.abs(np.where(judged, contrast, np.nan)))) or 1.0
+    drawn = {
+        "relative_intensity": plots.sky_map(
+            contrast, title=what, colorbar_label="Relative intensity minus 1", diverging=True,
+            limits=(-limit, limit), markers=marked, **common,
+        ),
+        "error": plots.sky_map(
+            error, title=what, colorbar_label="Error of the relative intensity",
+            limits=_range(error, judged), **common,
+        ),
+        "significance": plots.sky_map(
+            significance, title=what, colorbar_label="Pre-trial significance [standard deviations]", diverging=True,
+            markers=marked, **common,
+        ),
+    }  # fmt: skip
+    return [plots.save(figure, folder / f"{name}.png") for name, figure in drawn.items()]
+
+
+def contrast_shown(analysis: Analysis) -> np.ndarray:
+    """Relative intensity minus one of cells or discs, over that of the multipoles removed; (ring, ra)."""
+    if analysis.discs is not None:
+        return analysis.discs.contrast
+    if analysis.null is None:
+        return analysis.sky.contrast
+    return (1 + analysis.sky.contrast) / analysis.null.intensity - 1
+
+
+def _range(error: np.ndarray, judged: np.ndarray) -> tuple[float, float]:
+    values = error[judged]
+    low, high = float(values.min()), float(values.max())
+    return (low, high) if high > low else (0.9 * low, 1.1 * high)
+
+
+def _markers(analysis: Analysis) -> list[tuple[float, float, str]]:
+    """Hottest and coldest disc, of date as the pictures are."""
+    grid, out = analysis.sky.grid, []
+    for sign, text in ((1, "max"), (-1, "min")):
+        chosen = [s for s in analysis.spots if sign * s.significance > 0]
+        if chosen:
+            ring, column = max(chosen, key=lambda s: sign * s.significance).cell
+            angles = np.degrees([grid.right_ascension[column], grid.declination[ring]])
+            out.append((float(angles[0]), float(angles[1]), text))
+    return out
