@@ -1,4 +1,4 @@
-"""The `diffcr` command: demo, fit, bin, simulate, unblind, sample, calibrate.
+"""The `diffcr` command: demo, fit, map, estimate, bin, simulate, unblind, sample, calibrate.
 
 Exit codes: 0 done, 2 bad input (one line says what, where and the remedy), 3 finished but not converged,
 130 interrupted.
@@ -16,6 +16,7 @@ import typer
 
 from diffcr.errors import FitError, InputError
 
+from .cli_map import sky_map
 from .cli_options import (
     Azimuth,
     BinReference,
@@ -502,6 +503,7 @@ def _azimuth_term(text: str) -> tuple[int, float, float]:
         raise InputError(f"--azimuth-terms takes K:AMPLITUDE:PHASE_DEG, not {text!r}") from None
 
 
+app.command("map")(sky_map)
 app.command()(sample)
 app.command()(calibrate)
 

@@ -1,7 +1,6 @@
 """`diffcr map`: sky maps, their significance, and the field's exchange format."""
 
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -53,10 +52,8 @@ def sky_map(
         Path | None,
         typer.Option(help="JSON configuration of multi-llh, instead of inputs.", metavar="FILE.json"),
     ] = None,
-    timesteps: Annotated[
-        int | None, typer.Option(help="Sidereal bins that --config must have.", metavar="N")
-    ] = None,
-    bin_reference: BinReference = "start",
+    timesteps: Annotated[int | None, typer.Option(help="Sidereal bins that --config must have.", metavar="N")] = None,
+    bin_reference: BinReference = None,
     method: Annotated[
         str, typer.Option(help="ml: a free value per cell; wiener: to --lmax with a prior C_l; iterative.")
     ] = "ml",
@@ -116,14 +113,15 @@ def sky_map(
 ) -> None:
     """Map the relative intensity of the sky with every rate and acceptance free, and judge its excesses.
 
-    Writes map.fits (HEALPix), map.json and pictures; with --config also the files of multi-llh (CR_*, RAW_*, exposure_*,
-    norm_*, llhratio_*).
+    Writes map.fits (HEALPix), map.json and pictures; with --config also the files of multi-llh (CR_*, RAW_*,
+    exposure_*, norm_*, llhratio_*).
 
     Example: [bold]diffcr map icecube.nc hawc.nc --smoothing 10 -o map[/bold]
     """
-    started = time.process_time()
     require_folder(output)
     _check(inputs, config, method, lmax, prior_cl, psf, timesteps, smoothing, skies)
+    if config is None:
+        config = _configuration_among(inputs)
     if config is not None:
         if any(x is not None for x in (site, columns, time_format, azimuth, equinox, time_frame, epochs, zenith_max,
                                        energy_min, energy_max, energy_edges, start, end, gamma)):  # fmt: skip
@@ -132,7 +130,17 @@ def sky_map(
     else:
         local = None
         options = binning_options(
-            grid, time_frame, epochs, zenith_max, energy_min, energy_max, energy_edges, start, end, remove_orbital, gamma
+            grid,
+            time_frame,
+            epochs,
+            zenith_max,
+            energy_min,
+            energy_max,
+            energy_edges,
+            start,
+            end,
+            remove_orbital,
+            gamma,
         )
         counts = read_inputs(
             inputs,
@@ -143,16 +151,17 @@ def sky_map(
             prefer=prefer,
             equinox=equinox,
             skip_bad_rows=skip_bad_rows,
+            bin_reference=bin_reference,
             **options,
         )
     counts = blinded(counts, blind)
     sky, power = _fitted(counts, method, iterations, lmax, prior_cl, psf, cells, rate_bins)
     analysis = _analysed(sky, power, nside, smoothing, remove_lmax, skies, seed, threshold)
-    content = _written(analysis, output, plots, started)
+    content = _written(analysis, output, plots)
     if local is not None:
         from .map_exchange import write_multi_llh
 
-        write_multi_llh(output, analysis, local, bin_reference)
+        write_multi_llh(output, analysis, local, bin_reference or "start")
     from .map_report import describe_map
 
     tell_inputs(counts)
@@ -160,8 +169,8 @@ def sky_map(
     print(f"results          {output / 'map.fits'}, {output / 'map.json'}" + (", pictures beside" if plots else ""))
     if content["converged"] is False:
         raise FitError(
-            f"the map has not converged ({content['remaining_gain']:.2g} left to gain in ln L); the results in {output} "
-            "say so: use larger --cells, or --method wiener"
+            f"the map has not converged ({content['remaining_gain']:.2g} left to gain in ln L); the results in "
+            f"{output} say so: use larger --cells, or --method wiener"
         )
 
 
@@ -184,6 +193,11 @@ def _check(inputs, config, method, lmax, prior_cl, psf, timesteps, smoothing, sk
         raise InputError("--skies judges discs: give their radius with --smoothing")
 
 
+def _configuration_among(inputs: list[str]) -> Path | None:
+    """The configuration of multi-llh where it is the only input; `read_inputs` knows what to do with several."""
+    return Path(inputs[0]) if len(inputs) == 1 and inputs[0].lower().endswith(".json") else None
+
+
 def _read_config(config: Path, timesteps, grid: str | None, bin_reference: str):
     """Local maps of a configuration of multi-llh, and their counts."""
     from .cli_options import grid_of
@@ -200,7 +214,7 @@ def _read_config(config: Path, timesteps, grid: str | None, bin_reference: str):
                 f"{len(local[0].counts)}x{asked.n_ring}"
             )
         rings = asked.n_ring
-    return local, to_counts(local, rings, bin_reference)
+    return local, to_counts(local, rings, bin_reference or "start")
 
 
 def _fitted(counts, method, iterations, lmax, prior_cl, psf, cells, rate_bins):
@@ -296,7 +310,7 @@ def _with_progress(total: int, work):
         return work(lambda n: bar.advance(task, n))
 
 
-def _written(analysis, output: Path, plots: bool, started: float) -> dict:
+def _written(analysis, output: Path, plots: bool) -> dict:
     """Write map.fits, pictures and map.json, in this order: the JSON is there once all is."""
     from .map_products import write_healpix
     from .map_report import map_summary, write_map_pictures
@@ -311,11 +325,6 @@ def _written(analysis, output: Path, plots: bool, started: float) -> dict:
     write_healpix(output / "map.fits", analysis.healpix, keywords)
     if plots:
         write_map_pictures(analysis, output)
-    content = map_summary(analysis, time.process_time() - started + _before_start())
+    content = map_summary(analysis, time.process_time())
     write_json(output / "map.json", content)
     return content
-
-
-def _before_start() -> float:
-    """CPU seconds of starting Python and importing, as far as the system tells."""
-    return 0.0 if sys.platform == "win32" else 0.0

@@ -151,13 +151,12 @@ def bin_offset(longitude: float, n_time: int, bin_reference: str = "start") -> t
 
 
 def default_rings(maps: Sequence[LocalMaps]) -> int:
-    """Number of declination rings that fits the pixels: 180, or fewer where pixels are coarser than a degree.
+    """Number of declination rings that fits the pixels: 180, or fewer where pixels are coarser than two degrees.
 
     Neighbouring pixel centres are at most 0.9 / nside apart in declination, so rings at least that wide are tried
-    first, and widened until each ring that lies wholly in the field of view of a site holds a pixel centre.
-
-    Pixels in coarse rings do not fill them evenly, which biases a fitted dipole: by 2 % at nside 8, 1 % at 16 and
-    0.02 % at 64, measured at 41 degrees South. Twice the number of rings brings it below 0.2 %, and leaves some empty.
+    first, and widened until each ring that lies wholly in the field of view of a site holds a pixel centre. Pixels do
+    not fill such rings evenly, which biases a fitted dipole: by 2 % at nside 8, 1 % at 16 and 0.02 % at 64, measured at
+    41 degrees South. Twice the number of rings brings it below 0.2 %, and leaves some of them empty, so that is taken.
     """
     best = 180
     for each in maps:
@@ -174,7 +173,7 @@ def default_rings(maps: Sequence[LocalMaps]) -> int:
                 break
             number -= 1
         best = number
-    return best
+    return min(180, 2 * best)
 
 
 def to_counts(
@@ -222,6 +221,15 @@ def to_counts(
     grid = RingGrid(default_rings(maps) if n_ring is None else n_ring, len(maps[0].counts))
     parts = [_counts_of(each, grid, bin_reference, cube, mean_epoch, livetime) for each in maps]
     return parts[0] if len(parts) == 1 else combine(parts)
+
+
+def pixel_cells(
+    maps: LocalMaps, grid: RingGrid, bin_reference: str = "start"
+) -> tuple[Int[np.ndarray, " pixel"], Int[np.ndarray, " pixel"], Int[np.ndarray, " pixel"]]:
+    """Pixels within the zenith cut, and the ring and the hour-angle bin of the grid that `to_counts` puts each into."""
+    groups = _group(maps, grid, bin_offset(maps.longitude, grid.n_ra, bin_reference)[1])
+    size = np.diff(groups.starts, append=len(groups.order))
+    return groups.order, np.repeat(groups.ring, size), np.repeat(groups.hour, size)
 
 
 class _Groups(NamedTuple):

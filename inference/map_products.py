@@ -21,6 +21,10 @@ COLUMNS = ("RELATIVE_INTENSITY", "ERROR", "SIGNIFICANCE", "BACKGROUND", "EXPOSUR
 
 _SUBDIVISION = 4
 
+_LEAST_EXPOSED = 0.25
+"""Part of a pixel that must be exposed to be shown; coarse local maps leave some rings of the grid without pixel
+centres."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
@@ -109,7 +113,7 @@ def healpix_map(
     number = 12 * nside**2
     density = (sky.background / grid.solid_angle[:, None]).ravel()[cell]
     share = np.bincount(pixel, density, number)
-    inside = np.bincount(pixel, density > 0, number) >= 0.5 * _SUBDIVISION**2
+    inside = np.bincount(pixel, density > 0, number) >= _LEAST_EXPOSED * _SUBDIVISION**2
     exposure = np.where(inside, share, np.nan)
     area = 4 * np.pi / number / _SUBDIVISION**2
     if discs is None:

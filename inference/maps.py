@@ -1,4 +1,4 @@
-r"""The map of the relative intensity by maximum likelihood: a free value per exposed cell, all rates and acceptances free.
+r"""The map of the relative intensity by maximum likelihood: a free value per cell, rate and acceptance.
 
 With u = ln I per cell of the sky and v = ln of the rate's change per group of time bins, the likelihood with the
 acceptance removed (`likelihood.conditional_log_likelihood`) is
