@@ -156,7 +156,12 @@ def sky_map(
         )
     counts = blinded(counts, blind)
     sky, power = _fitted(counts, method, iterations, lmax, prior_cl, psf, cells, rate_bins)
-    analysis = _analysed(sky, power, nside, smoothing, remove_lmax, skies, seed, threshold)
+    declinations = None
+    if local is not None:
+        from .map_exchange import mean_declinations
+
+        declinations = mean_declinations(local, sky, bin_reference or "start")
+    analysis = _analysed(sky, power, nside, smoothing, remove_lmax, skies, seed, threshold, declinations)
     content = _written(analysis, output, plots)
     if local is not None:
         from .map_exchange import write_multi_llh
@@ -262,7 +267,7 @@ def _windows(psf: list[str] | None, counts, l_max: int):
     return windows
 
 
-def _analysed(sky, power, nside, smoothing, remove_lmax, skies, seed, threshold):
+def _analysed(sky, power, nside, smoothing, remove_lmax, skies, seed, threshold, declinations):
     """Discs, null hypothesis, spots and post-trial significances of a map."""
     import numpy as np
 
@@ -282,7 +287,8 @@ def _analysed(sky, power, nside, smoothing, remove_lmax, skies, seed, threshold)
                 scan, number, np.random.default_rng(seed), tell))  # fmt: skip
             hottest = PostTrial(float(np.nanmax(discs.significance)), high)
             coldest = PostTrial(float(np.nanmin(discs.significance)), -low)
-    analysis = Analysis(sky, healpix_map(sky, nside, discs), discs, null, remove_lmax, [], hottest, coldest, power)
+    shown = healpix_map(sky, nside, discs, declinations)
+    analysis = Analysis(sky, shown, discs, null, remove_lmax, [], hottest, coldest, power)
     contrast = contrast_shown(analysis)
     error = sky.error if discs is None else discs.error
     significance = contrast / error if discs is None else discs.significance
@@ -295,7 +301,7 @@ def _analysed(sky, power, nside, smoothing, remove_lmax, skies, seed, threshold)
         math.radians(5 if smoothing is None else max(smoothing, 1)),
         threshold if smoothing is not None else math.inf,
     )
-    return Analysis(sky, analysis.healpix, discs, null, remove_lmax, found, hottest, coldest, power)
+    return Analysis(sky, shown, discs, null, remove_lmax, found, hottest, coldest, power)
 
 
 def _with_progress(total: int, work):

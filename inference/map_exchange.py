@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from .exchange import ExchangeResult, write_result
-from .local_maps import LocalMaps, bin_offset, pixel_cells
+from .local_maps import LocalMaps, bin_offset, hour_vector, pixel_cells
 from .map_products import HealpixMap, healpix_map
 from .map_report import Analysis
 from .maps import SkyMap, correlated
@@ -27,7 +27,9 @@ def write_multi_llh(folder: Path, analysis: Analysis, local: Sequence[LocalMaps]
         InputError: If a file cannot be written.
     """
     sky = analysis.sky
-    free = analysis.healpix if analysis.discs is None else healpix_map(sky, analysis.healpix.nside)
+    free = analysis.healpix
+    if analysis.discs is not None:
+        free = healpix_map(sky, free.nside, declinations=mean_declinations(local, sky, bin_reference))
     result = exchange_result(sky, free, local, bin_reference)
     return write_result(folder, result, sky.newton_steps, converged=sky.method != "iterative" and sky.converged)
 
@@ -58,6 +60,22 @@ def exchange_result(sky: SkyMap, free: HealpixMap, local: Sequence[LocalMaps], b
         rates=rates,
         log_likelihoods=[sky.log_likelihood],
     )
+
+
+def mean_declinations(local: Sequence[LocalMaps], sky: SkyMap, bin_reference: str) -> np.ndarray:
+    """Mean declination of the counts in each ring [rad], from the centres of the pixels; the ring's own where it is
+    empty."""
+    import healpy
+
+    moved, counted = np.zeros(sky.grid.n_ring), np.zeros(sky.grid.n_ring)
+    for maps in local:
+        pixels, ring, _ = pixel_cells(maps, sky.grid, bin_reference)
+        sine = hour_vector(*healpy.pix2ang(maps.nside, pixels), maps.latitude)[2]
+        number = maps.counts.sum(axis=0)[pixels]
+        offset = np.arcsin(np.clip(sine, -1, 1)) - sky.grid.declination[ring]
+        moved += np.bincount(ring, number * offset, sky.grid.n_ring)
+        counted += np.bincount(ring, number, sky.grid.n_ring)
+    return sky.grid.declination + moved / np.maximum(counted, 1e-300)
 
 
 def _weights(maps: LocalMaps, seen: np.ndarray, sky: SkyMap, bin_reference: str) -> np.ndarray:

@@ -87,7 +87,7 @@ class HealpixMap:
 
 
 def healpix_map(
-    sky: SkyMap, nside: int, discs: DiscMap | None = None, significance: np.ndarray | None = None
+    sky: SkyMap, nside: int, discs: DiscMap | None = None, declinations: np.ndarray | None = None
 ) -> HealpixMap:
     """The free map on HEALPix pixels, unsmoothed, or smoothed in discs.
 
@@ -99,7 +99,9 @@ def healpix_map(
         sky: The free map.
         nside: Resolution, a power of two.
         discs: Smoothed fields; then BACKGROUND is that of the disc.
-        significance: Of each cell, shape (ring, ra), for an unsmoothed map; default contrast over error.
+        declinations: Mean declination of the events in each ring [rad], shape (ring,), where it is known and is not the
+            ring's centre: local maps have pixels at few declinations. Within a cell the map follows its own dipole,
+            from there on.
 
     Raises:
         InputError: If nside is not a power of two up to 1024.
@@ -118,11 +120,11 @@ def healpix_map(
     area = 4 * np.pi / number / _SUBDIVISION**2
     if discs is None:
         with np.errstate(invalid="ignore", divide="ignore"):
-            contrast = np.bincount(pixel, density * np.nan_to_num(sky.contrast).ravel()[cell], number) / share
+            values = np.nan_to_num(sky.contrast).ravel()[cell]
+            values = values + _dipole_within(sky, cell, declination, right_ascension, declinations)
+            contrast = np.bincount(pixel, density * values, number) / share
             error = np.sqrt(_squares(sky, cell, pixel, density, number)) / share
         fields = [contrast, error, contrast / error, share * area]
-        if significance is not None:
-            fields[2] = _mean(significance.ravel()[cell], pixel, number)
         names = list(COLUMNS[:4])
     else:
         maps = (discs.contrast, discs.error, discs.significance, discs.background, discs.li_ma, discs.li_ma_width)
@@ -132,6 +134,19 @@ def healpix_map(
     named["EXPOSURE"] = exposure / np.nanmax(exposure)
     order = [*COLUMNS, *(name for name in named if name not in COLUMNS)]
     return HealpixMap(nside, frame.name, {name: named[name] for name in order})
+
+
+def _dipole_within(sky: SkyMap, cell, declination, right_ascension, declinations) -> np.ndarray:
+    """What the map's dipole adds between the mean direction of the events of a cell and a sub-pixel in it."""
+    (x, y), _ = map_dipole(sky)
+    ring, column = np.divmod(cell, sky.grid.n_ra)
+    mean = sky.grid.declination if declinations is None else declinations
+    angle = sky.grid.right_ascension
+
+    def dipole(dec, ra):
+        return np.cos(dec) * (x * np.cos(ra) + y * np.sin(ra))
+
+    return dipole(declination, right_ascension) - dipole(mean, angle[:, None]).T[ring, column]
 
 
 def _mean(values: np.ndarray, pixel: np.ndarray, number: int) -> np.ndarray:
