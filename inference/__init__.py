@@ -6,6 +6,7 @@ from .blinding import unblind as unblind
 from .data import Counts as Counts
 from .data import combine as combine
 from .data import load_counts as load_counts
+from .discs import disc_map as disc_map
 from .dipole import Dipole as Dipole
 from .epochs import merge_epochs as merge_epochs
 from .epochs import merge_test as merge_test
@@ -15,6 +16,8 @@ from .events import EventReader as EventReader
 from .fit import FitResult as FitResult
 from .fit import fit as fit
 from .inputs import read_counts as read_counts
+from .maps import iterative_map as iterative_map
+from .maps import sky_map as sky_map
 from .simulate import Simulation as Simulation
 from .simulate import simulate_counts as simulate_counts
 from .simulate import simulate_events as simulate_events
