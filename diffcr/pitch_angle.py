@@ -225,8 +225,8 @@ def require_scattering(scattering: Scattering) -> Scattering:
     bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
     if bad.size:
         raise InputError(
-            f"D_mumu must be positive inside (-1, 1), not {values[bad[0]]:g} at mu = {mu[bad[0]]:.3g}: particles do not "
-            "scatter there, and kappa_par diverges; add a floor"
+            f"D_mumu must be positive inside (-1, 1), not {values[bad[0]]:g} at mu = {mu[bad[0]]:.3g}: no particle "
+            "turns round there, and kappa_par diverges; add a floor"
         )
     small = np.array([1e-8, 1e-7])
     steepness = np.diff(np.log(np.asarray(scattering(jnp.asarray(small))))).item() / np.log(10)

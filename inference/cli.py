@@ -16,6 +16,7 @@ import typer
 
 from diffcr.errors import FitError, InputError
 
+from .cli_estimate import estimate
 from .cli_map import sky_map
 from .cli_options import (
     Azimuth,
@@ -59,6 +60,9 @@ from .cli_posterior import calibrate, sample
 
 _MOST_EVENTS = 1e15
 """Sums of more events than 2^53 are no longer exact."""
+
+_SKY_STREAM = 1
+"""Second word of the seed of random multipoles; the counts have the seed alone."""
 
 app = typer.Typer(
     add_completion=False,
@@ -211,6 +215,13 @@ def fit(
     gamma: Gamma = None,
     blind: Blind = None,
     skip_bad_rows: SkipBad = False,
+    systematics: Annotated[
+        bool,
+        typer.Option(
+            "--systematics",
+            help="Add the systematic errors of the dipole: reads the inputs again in control frames and in parts.",
+        ),
+    ] = False,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw pictures beside the results.")] = True,
     output: Output = Path("diffcr-fit"),
 ) -> None:
@@ -245,23 +256,22 @@ def fit(
     if exposure is not None and zenith_max is None:
         # A known acceptance ends at the zenith cut: so must the events, of which some lie beyond by rounding.
         options["zenith_max"] = "site"
-    counts = read_inputs(
-        inputs,
-        site,
-        columns=columns,
-        time_format=time_format,
-        azimuth=azimuth,
-        prefer=prefer,
-        equinox=equinox,
-        skip_bad_rows=skip_bad_rows,
-        **options,
-    )
-    counts = blinded(counts, blind)
+    reader = {
+        "columns": columns,
+        "time_format": time_format,
+        "azimuth": azimuth,
+        "prefer": prefer,
+        "equinox": equinox,
+        "skip_bad_rows": skip_bad_rows,
+    }
+    counts = blinded(read_inputs(inputs, site, **reader, **options), blind)
+    checks = _systematics_of(counts, inputs, site, reader, options) if systematics else None
     known = known_exposure(exposure, counts)
     summary = _fit_and_write(
         counts,
         output,
         pictures=plots,
+        systematics=checks,
         l_max=lmax,
         exposure=known,
         prior_power=None if prior_power is None else np.asarray(prior_power),
@@ -383,20 +393,52 @@ def simulate(
         typer.Option(help="Dates START,END without livetime; may be repeated.", metavar="START,END"),
     ] = None,
     weight_spread: Annotated[float, typer.Option(help="Spread of the logarithm of log-normal event weights.")] = 0.0,
+    sky: Annotated[
+        Path | None,
+        typer.Option(
+            help="Structure added to the dipole: multipoles (.npy, J2000) or a HEALPix FITS map of the relative "
+            "intensity; the .sky.npy of another simulation holds its whole sky.",
+            metavar="FILE",
+        ),
+    ] = None,
+    sky_cl: Annotated[
+        str | None, typer.Option(help="Random Gaussian multipoles of these C_l, l = 2, 3, ..", metavar="C2,C3,..")
+    ] = None,
+    power_law: Annotated[
+        str | None,
+        typer.Option(help="Random Gaussian multipoles of C_l = C2 (l / 2)^-SLOPE to --sky-lmax.", metavar="C2,SLOPE"),
+    ] = None,
+    sky_lmax: Annotated[
+        int | None, typer.Option(help="Highest degree of --power-law (default 20) or kept of --sky.", metavar="L")
+    ] = None,
+    exchange: Annotated[
+        Path | None,
+        typer.Option(help="Write local HEALPix maps as multi-llh reads them into this folder.", metavar="FOLDER"),
+    ] = None,
+    nside: Annotated[int | None, typer.Option(help="Resolution of --exchange (default 64).")] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Counts file to write.", metavar="FILE.nc")] = Path(
         "counts.nc"
     ),
 ) -> None:
-    """Simulate one observatory with known truth: Poisson counts, and an event list if asked for.
+    """Simulate one observatory with known truth: Poisson counts, and an event list or local maps if asked for.
+
+    A sky with multipoles is written beside the counts (counts.sky.npy); give it to a second observatory as --sky, with
+    another --seed.
 
     Example: [bold]diffcr simulate --site hawc --events 1e9 --dipole 0.0008,0.0006 --seed 1 -o counts.nc[/bold]
     """
     from diffcr.rate import RateModel
     from diffcr.site import site as find_site
 
-    from .simulate import Simulation, simulate_counts, simulate_event_list
+    from .simulate import Simulation, simulate_counts, simulate_event_list, simulate_exchange, write_multipoles
 
     require_nc(output)
+    if exchange is not None:
+        require_folder(exchange)
+    if exchange is not None and event_list is not None:
+        raise InputError("--exchange and --event-list draw different events; one at a time")
+    if nside is not None and exchange is None:
+        raise InputError("--nside has no effect without --exchange; leave it out")
     if event_list is not None and event_list.is_dir():
         raise InputError(f"{event_list}: this is a folder; give --event-list the name of a file")
     if math.isfinite(events) and events > _MOST_EVENTS:
@@ -427,15 +469,29 @@ def simulate(
         rate=RateModel(seasonal=seasonal, diurnal=diurnal, modulation=modulation, gaps=gaps),
         acceptance=model,
         weight_spread=weight_spread,
+        multipoles=_multipoles(sky, sky_cl, power_law, sky_lmax, seed),
     )
     shape = grid_of(grid)
-    if event_list is None:
-        counts = simulate_counts(simulation, shape, seed)
-    else:
+    truth = output.with_suffix(".sky.npy")
+    if simulation.multipoles and truth.is_dir():
+        raise InputError(f"{truth}: this is a folder, and the true sky is to be written there; change -o")
+    if exchange is not None:
+        rings = None if grid is None else shape.n_ring
+        resolution = 64 if nside is None else nside
+        counts = simulate_exchange(simulation, shape.n_ra, resolution, seed, exchange, output.stem, rings)
+    elif event_list is not None:
         counts = simulate_event_list(simulation, shape, seed, event_list)
+    else:
+        counts = simulate_counts(simulation, shape, seed)
+    if simulation.multipoles:
+        write_multipoles(truth, simulation.sky)
     counts.save(output)
     if event_list is not None:
         print(f"events           {event_list}")
+    if exchange is not None:
+        print(f"local maps       {exchange / output.stem}.json")
+    if simulation.multipoles:
+        print(f"true sky         {truth} (multipoles to l = {math.isqrt(len(simulation.sky)) - 1}, dipole included)")
     tell_counts(counts, output)
 
 
@@ -463,13 +519,15 @@ def unblind(
 # Helpers ----------------------------------------------------------------------------------------------
 
 
-def _fit_and_write(counts, output: Path, pictures: bool, **options) -> dict:
-    """Fit, write fit.json, counts.nc and pictures; returns the summary."""
+def _fit_and_write(counts, output: Path, pictures: bool, systematics=None, **options) -> dict:
+    """Fit, write fit.json, counts.nc and pictures; returns the summary. `systematics` makes its block of the result."""
     from .fit import fit as fit_counts
     from .report import fit_summary, write_json, write_pictures
 
     result = fit_counts(counts, **options)
-    summary = fit_summary(result)
+    # Nothing can be compared with what is no maximum.
+    block = systematics(result) if systematics is not None and result.converged else None
+    summary = fit_summary(result, block)
     make_folder(output)
     counts.save(output / "counts.nc")
     if pictures:
@@ -478,6 +536,18 @@ def _fit_and_write(counts, output: Path, pictures: bool, **options) -> dict:
     write_json(output / "fit.json", summary)
     tell_inputs(counts)
     return summary
+
+
+def _systematics_of(counts, inputs, site, reader: dict, options: dict):
+    """A function of the fit that gives its systematics block, refused at once where there can be none."""
+    from .control_runs import Source, systematics_block
+
+    index = options.get("orbital_index")
+    source = Source(tuple(inputs), site, reader, options)
+    if counts.blinded or counts.time_frame != "sidereal":
+        why = "unblinded counts" if counts.blinded else "sidereal time"
+        raise InputError(f"--systematics is for {why} only; leave it out")
+    return lambda result: systematics_block(result, counts, source, 2.7 if index is None else index)
 
 
 def _exit_by(summary: dict) -> None:
@@ -495,6 +565,34 @@ def _pictures(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.png"))
 
 
+def _multipoles(sky: Path | None, power: str | None, law: str | None, l_max: int | None, seed: int):
+    """Multipoles beyond the dipole that `simulate` was asked for; none by default."""
+    import numpy as np
+
+    from .simulate import draw_multipoles, power_law, read_multipoles
+
+    if sum(x is not None for x in (sky, power, law)) > 1:
+        raise InputError("--sky, --sky-cl and --power-law each give the multipoles; choose one of them")
+    if l_max is not None and sky is None and law is None:
+        raise InputError("--sky-lmax has no effect without --sky or --power-law; leave it out")
+    if sky is not None:
+        values, notes = read_multipoles(sky, l_max)
+        for note in notes:
+            print(f"note             {sky}: {note}", file=sys.stderr)
+        return values
+    if law is not None:
+        terms = numbers(law, "--power-law")
+        if len(terms) != 2:
+            raise InputError(f"--power-law takes two numbers, C2,SLOPE, not {law!r}")
+        spectrum = power_law(*terms, 20 if l_max is None else l_max)
+    elif power is not None:
+        spectrum = numbers(power, "--sky-cl")
+    else:
+        return ()
+    # A stream of its own: the sky must not share random numbers with the counts.
+    return draw_multipoles(np.random.default_rng([seed, _SKY_STREAM]), spectrum)
+
+
 def _azimuth_term(text: str) -> tuple[int, float, float]:
     try:
         order, amplitude, phase = text.split(":")
@@ -504,6 +602,7 @@ def _azimuth_term(text: str) -> tuple[int, float, float]:
 
 
 app.command("map")(sky_map)
+app.command()(estimate)
 app.command()(sample)
 app.command()(calibrate)
 

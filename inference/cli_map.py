@@ -119,7 +119,7 @@ def sky_map(
     Example: [bold]diffcr map icecube.nc hawc.nc --smoothing 10 -o map[/bold]
     """
     require_folder(output)
-    _check(inputs, config, method, lmax, prior_cl, psf, timesteps, smoothing, skies)
+    _check(inputs, config, method, lmax, prior_cl, psf, timesteps, smoothing, skies, nside)
     if config is None:
         config = _configuration_among(inputs)
     if config is not None:
@@ -179,7 +179,7 @@ def sky_map(
         )
 
 
-def _check(inputs, config, method, lmax, prior_cl, psf, timesteps, smoothing, skies) -> None:
+def _check(inputs, config, method, lmax, prior_cl, psf, timesteps, smoothing, skies, nside) -> None:
     """Refuse what does not go together, before anything is read."""
     if config is None and not inputs:
         raise InputError("no input was given: name event lists or counts files, or --config FILE.json")
@@ -194,6 +194,8 @@ def _check(inputs, config, method, lmax, prior_cl, psf, timesteps, smoothing, sk
             raise InputError(f"{option} has no effect with --method {method}; give --method wiener, or leave it out")
     if smoothing is not None and not 0 < smoothing < 180:
         raise InputError(f"--smoothing must lie between 0 and 180 degrees, not {smoothing:g}")
+    if nside < 1 or nside & (nside - 1) or nside > 1024:
+        raise InputError(f"--nside must be a power of two from 1 to 1024, not {nside}")
     if skies and smoothing is None:
         raise InputError("--skies judges discs: give their radius with --smoothing")
 
@@ -203,7 +205,7 @@ def _configuration_among(inputs: list[str]) -> Path | None:
     return Path(inputs[0]) if len(inputs) == 1 and inputs[0].lower().endswith(".json") else None
 
 
-def _read_config(config: Path, timesteps, grid: str | None, bin_reference: str):
+def _read_config(config: Path, timesteps, grid: str | None, bin_reference: str | None):
     """Local maps of a configuration of multi-llh, and their counts."""
     from .cli_options import grid_of
     from .exchange import read_exchange
@@ -280,6 +282,8 @@ def _analysed(sky, power, nside, smoothing, remove_lmax, skies, seed, threshold,
     discs, hottest, coldest = None, None, None
     if smoothing is not None:
         scan = DiscScan(sky.seen, sky.grid, math.radians(smoothing), None if null is None else null.basis)
+        if not (scan.information > 0).any():
+            raise InputError("no disc has enough exposure to be judged: use a larger --smoothing")
         discs = disc_map(sky, scan.radius, null, scan)
         number = 200 if skies is None else skies
         if number:

@@ -92,7 +92,7 @@ class DiscScan:
         self.seen, self.grid, self.radius = tuple(seen), grid, radius
         self.background = sum(e.background for e in seen)
         self.rings = np.flatnonzero((self.background > 0).any(axis=1))
-        self.kernel = np.stack([fft.rfft(self._disc(d), axis=1).real for d in self.rings])
+        self.kernel = np.stack([fft.rfft(self._disc(int(d)), axis=1).real for d in self.rings])
         self.background_sum = self.summed(self.background)
         # Higher cumulants matter for strong excesses only.
         largest = self._largest_amplitude()
@@ -236,7 +236,7 @@ class DiscScan:
 
         1/B_D - sum_r q_r^2 / B_r + h S^-1 h / B_D^2 with B_D the background in the disc, q_r the part of it in ring r,
         B_r that of the whole ring (their means are the gauge), and S the information on the rates with the whole sky
-        free.
+        free. Exact for an even rate; for one modulated by 5 % it is 0.05 % short, by 30 % it is up to 2 % short.
         """
         groups = [max(g for g in range(1, _MOST_RATES + 1) if e.groups % g == 0) for e in self.seen]
         inverse = np.linalg.pinv(self._rates_with_free_sky(groups), hermitian=True, rcond=1e-10)

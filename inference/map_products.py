@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import os
 from pathlib import Path
 
@@ -20,6 +21,7 @@ COLUMNS = ("RELATIVE_INTENSITY", "ERROR", "SIGNIFICANCE", "BACKGROUND", "EXPOSUR
 """Fields of map.fits; RELATIVE_INTENSITY is I - 1. A smoothed map has LI_MA and LI_MA_WIDTH after them."""
 
 _SUBDIVISION = 4
+"""Least number of sub-pixels along a side of a pixel; more where cells are small, see `_subdivision`."""
 
 _LEAST_EXPOSED = 0.25
 """Part of a pixel that must be exposed to be shown; coarse local maps leave some rings of the grid without pixel
@@ -49,7 +51,7 @@ class Frame:
         flat = np.cos(declination)
         date = np.stack([flat * np.cos(right_ascension), flat * np.sin(right_ascension), np.sin(declination)], -1)
         x, y, z = np.moveaxis(date @ self.to_date, -1, 0)
-        return np.arcsin(np.clip(z, -1, 1)), np.arctan2(y, x) % (2 * np.pi)
+        return np.asarray(np.arcsin(np.clip(z, -1, 1))), np.asarray(np.arctan2(y, x) % (2 * np.pi))
 
 
 def frame_of(counts: Counts) -> Frame:
@@ -60,15 +62,20 @@ def frame_of(counts: Counts) -> Frame:
     return Frame("J2000", np.asarray(precession_matrix((year - 2000.0) * 365.25)))
 
 
+def _subdivision(nside: int, grid: RingGrid) -> int:
+    """Sub-pixels along a side of a pixel: a quarter of a ring wide at most, so that a large pixel misses no cell."""
+    return max(_SUBDIVISION, 1 << max(0, math.ceil(math.log2(1.4 * grid.n_ring / nside))))
+
+
 @functools.lru_cache(maxsize=4)
-def _pixels(nside: int) -> tuple[np.ndarray, np.ndarray]:
+def _pixels(nside: int, subdivision: int) -> tuple[np.ndarray, np.ndarray]:
     """Unit vectors of the sub-pixels of a HEALPix map, and the pixel (RING) each belongs to."""
     import healpy
 
-    fine = nside * _SUBDIVISION
+    fine = nside * subdivision
     index = np.arange(12 * fine**2)
     vectors = np.stack(healpy.pix2vec(fine, index, nest=True), axis=-1)
-    return vectors, healpy.nest2ring(nside, index // _SUBDIVISION**2)
+    return vectors, healpy.nest2ring(nside, index // subdivision**2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,16 +115,17 @@ def healpix_map(
     """
     if nside < 1 or nside & (nside - 1) or nside > 1024:
         raise InputError(f"--nside must be a power of two from 1 to 1024, not {nside}")
-    vectors, pixel = _pixels(nside)
     frame, grid = frame_of(sky.counts), sky.grid
+    subdivision = _subdivision(nside, grid)
+    vectors, pixel = _pixels(nside, subdivision)
     declination, right_ascension = frame.directions_of_date(vectors)
     cell = grid.ring_of(declination) * grid.n_ra + grid.bin_of(right_ascension)
     number = 12 * nside**2
     density = (sky.background / grid.solid_angle[:, None]).ravel()[cell]
     share = np.bincount(pixel, density, number)
-    inside = np.bincount(pixel, density > 0, number) >= _LEAST_EXPOSED * _SUBDIVISION**2
+    inside = np.bincount(pixel, density > 0, number) >= _LEAST_EXPOSED * subdivision**2
     exposure = np.where(inside, share, np.nan)
-    area = 4 * np.pi / number / _SUBDIVISION**2
+    area = 4 * np.pi / number / subdivision**2
     if discs is None:
         with np.errstate(invalid="ignore", divide="ignore"):
             values = np.nan_to_num(sky.contrast).ravel()[cell]

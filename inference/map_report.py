@@ -204,7 +204,9 @@ def describe_map(content: dict) -> list[str]:
         ra = "hidden" if content["blinded"] else f"{spot['right_ascension_deg']:.1f}"
         text = f"{spot['significance']:+.2f} sigma at RA {ra}, dec {spot['declination_deg']:+.1f}"
         if spot["post_trial"]:
-            text += f"; post-trial {spot['post_trial']['significance_sigma']:.2f} sigma"
+            trial = spot["post_trial"]
+            text += f"; post-trial p = {10 ** trial['log10_p']:.2g}"
+            text += f" ({trial['significance_sigma']:.2f} sigma)" if trial["significance_sigma"] > 0 else ""
         lines.append(f"{name:<17}{text}")
     return lines
 

@@ -460,12 +460,12 @@ def finished(
         background += correlated(rate, weight)
         rates.append(rate)
         acceptances.append(weight / weight.sum())
-    exposed = problem.exposed & (background > 0)
+    exposed = problem.exposed & (problem.background > 0)
     background = np.where(exposed, background, 0.0)
     pooled = problem.pooled(background)
     with np.errstate(invalid="ignore", divide="ignore"):
         error = np.where(exposed, np.sqrt(np.maximum(problem.pooled(problem.sky), 1.0)) / pooled, np.nan)
-    rows = int(exposed.any(axis=1).sum()) // problem.cells[0]
+    rows = int(problem.exposed.any(axis=1).sum()) // problem.cells[0]
     return SkyMap(
         counts=counts,
         seen=problem.seen,
@@ -478,7 +478,8 @@ def finished(
         cells=problem.cells,
         method=method,
         log_likelihood=gain,
-        degrees_of_freedom=int(exposed.sum()) // problem.block - rows,
+        # Blocks, of which some cells may be unexposed.
+        degrees_of_freedom=int(problem.exposed.sum()) // problem.block - rows,
         remaining_gain=left,
         newton_steps=steps,
         gradient_steps=inner,

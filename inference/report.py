@@ -23,8 +23,8 @@ PICTURES = ("acceptance", "relative_intensity", "counts", "rate", "projection", 
 _SMOOTHING = math.radians(45.0)
 
 
-def fit_summary(result: FitResult) -> dict:
-    """Everything fit.json holds. Angles in degrees.
+def fit_summary(result: FitResult, systematics: dict | None = None) -> dict:
+    """Everything fit.json holds. Angles in degrees. `systematics` is the block of that name, which is else absent.
 
     Phases are null while the counts are blinded; so are errors and limits where the fit has not reached a
     maximum, and with it no covariance; and every number that is not finite.
@@ -96,6 +96,8 @@ def fit_summary(result: FitResult) -> dict:
         "inputs": list(counts.inputs),
         "history": counts.history,
     }
+    if systematics is not None:
+        summary["systematics"] = systematics
     return _without_nan(summary)
 
 
@@ -430,9 +432,28 @@ def describe(summary: dict) -> list[str]:
             f"livetime         uneven, {dead} dead time bins: errors {summary['livetime_inflation']:.2f} times those "
             "of a constant rate"
         )
+    if "systematics" in summary:
+        lines += describe_systematics(summary["systematics"])
     state = "yes" if summary["converged"] else "NO: this is not a maximum"
     lines.append(f"converged        {state} ({summary['num_steps']} steps)")
     return lines
+
+
+def describe_systematics(block: dict) -> list[str]:
+    """The systematics block in a line or two."""
+    if block["covariance"] is None:
+        return ["systematics      no check could run (see not_run)"]
+    source, number = block["source"], len(block["checks"])
+    told = f"from {source}" if source else "every check passes"
+    statistical, systematic, total = (
+        f"{100 * block['amplitude_error'][kind]:.2g} ({kind})" for kind in ("statistical", "systematic", "total")
+    )
+    lines = [
+        f"systematics      {number} check{'s' if number > 1 else ''}, {told}: amplitude error {statistical}, "
+        f"{systematic}, {total} %"
+    ]
+    missing = ", ".join(entry["check"] for entry in block["not_run"])
+    return lines + ([f"                 not possible: {missing} (see not_run)"] if missing else [])
 
 
 def _power(value: float) -> int:

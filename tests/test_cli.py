@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import h5py
+import healpy
 import numpy as np
 import pandas as pd
 import pytest
@@ -713,6 +714,53 @@ def test_event_list_holds_the_simulated_rate(simulated, tmp_path, suffix):
     assert simulated("--from", "2015-01-01", "--to", "57388").livetime.item() == 365
 
 
+def test_random_sky_is_written_beside_the_counts_and_used_again(simulated, diffcr, tmp_path):
+    """--power-law and --sky-cl draw the same sky of one seed; a second observatory sees it with --sky."""
+    counts = simulated("--dipole", "0.01,0.02", "--power-law", "4e-4,2", "--sky-lmax", "3", "--seed", "3")
+    sky = np.load(tmp_path / "simulated.sky.npy")
+    assert sky.shape == (16,)
+    np.testing.assert_allclose(sky[1:4], np.sqrt(4 * np.pi / 3) * np.array([0.02, 0, 0.01]))
+    # Five and seven normal numbers of variance 4e-4 and 4e-4 (2/3)^2.
+    assert 0.1 < np.mean(sky[4:9] ** 2) / 4e-4 < 3
+    assert counts.history["truth_power"][1] == pytest.approx(np.mean(sky[4:9] ** 2))
+    again = simulated("--dipole", "0.01,0.02", "--sky-cl", "4e-4,1.7777777777777778e-4", "--seed", "3")
+    np.testing.assert_allclose(np.load(tmp_path / "simulated.sky.npy"), sky, rtol=1e-12)
+    np.testing.assert_array_equal(again.n_time, counts.n_time)
+    shutil.copy(tmp_path / "simulated.sky.npy", tmp_path / "truth.npy")
+    other = simulated("--sky", tmp_path / "truth.npy", "--seed", "3")
+    np.testing.assert_array_equal(other.n_sky, counts.n_sky)
+    simulated("--dipole", "0.01,0.02", "--power-law", "4e-4,2", "--sky-lmax", "3", "--seed", "4")
+    assert not np.allclose(np.load(tmp_path / "simulated.sky.npy")[4:], sky[4:])
+    simulated("--sky", tmp_path / "truth.npy", "--sky-lmax", "1")
+    np.testing.assert_array_equal(np.load(tmp_path / "simulated.sky.npy"), sky[:4])
+
+
+def test_published_map_is_a_sky_to_simulate(diffcr, tmp_path):
+    """A map of 0.3 sin(dec) is a dipole to the north; what was assumed is said."""
+    up = healpy.pix2vec(8, np.arange(768))[2]
+    healpy.write_map(tmp_path / "a.fits", 0.3 * up, coord="C", column_names=["relint"], dtype=np.float64)
+    options = ("--site", "hawc", "--events", "3000", *GRID, "--sky", tmp_path / "a.fits", "--sky-lmax", "2")
+    outcome = diffcr("simulate", *options, "-o", tmp_path / "a.nc")
+    assert outcome.code == 0
+    assert "true sky" in outcome.out
+    sky = np.load(tmp_path / "a.sky.npy")
+    np.testing.assert_allclose(sky[2], 0.3 * np.sqrt(4 * np.pi / 3), rtol=1e-3)
+    np.testing.assert_allclose(np.delete(sky, 2), 0, atol=1e-4)
+
+
+def test_exchange_files_are_read_by_bin(simulated, diffcr, tmp_path):
+    """The counts file and the files of multi-llh hold the same events."""
+    counts = simulated("--exchange", tmp_path / "maps", "--nside", "8", events="1e5")
+    assert len(list((tmp_path / "maps").glob("simulated_HAWC_*.fits"))) == 36
+    again = tmp_path / "again.nc"
+    assert diffcr("bin", tmp_path / "maps" / "simulated.json", *GRID, "-o", again).code == 0
+    np.testing.assert_array_equal(load_counts(again).n_sky, counts.n_sky)
+    assert not (tmp_path / "simulated.sky.npy").exists()
+    twice = diffcr("bin", tmp_path / "simulated.nc", tmp_path / "maps" / "simulated.json", "-o", again)
+    assert twice.code == 2
+    assert "already counted" in twice.err
+
+
 # Bad input: one line, exit code 2, nothing left behind -----------------------------------------------------
 
 REFUSED = {
@@ -951,6 +999,36 @@ REFUSED = {
         "nowhere does not exist",
     ),
     "list is a folder": ("simulate HAWC --events 9 --event-list folder -o OUT.nc", "this is a folder; give"),
+    "two skies": (
+        "simulate HAWC --events 9 --sky-cl 1e-6 --power-law 1e-6,2 -o OUT.nc",
+        "--sky, --sky-cl and --power-law each give the multipoles; choose one",
+    ),
+    "lmax of no sky": ("simulate HAWC --events 9 --sky-lmax 3 -o OUT.nc", "no effect without --sky or --power-law"),
+    "law of three": ("simulate HAWC --events 9 --power-law 1,2,3 -o OUT.nc", "takes two numbers, C2,SLOPE, not '1,2"),
+    "law to l 1": ("simulate HAWC --events 9 --power-law 1,2 --sky-lmax 1 -o OUT.nc", "l_max of 2 or more, not"),
+    "negative power": ("simulate HAWC --events 9 --sky-cl=-1 -o OUT.nc", "the power must be C_l >= 0"),
+    "strong sky": ("simulate HAWC --events 9 --sky-cl 9 -o OUT.nc", "make the intensity negative, down to"),
+    "no sky": ("simulate HAWC --events 9 --sky nope.npy -o OUT.nc", "nope.npy: cannot be read"),
+    "text as sky": ("simulate HAWC --events 9 --sky text.npy -o OUT.nc", "not the .* real multipoles of a sky"),
+    "events as sky": ("simulate HAWC --events 9 --sky events.csv -o OUT.nc", "not a readable FITS file"),
+    "fine sky": (
+        "simulate HAWC --events 9 --grid 36x18 --power-law 1e-9,2 --sky-lmax 18 -o OUT.nc",
+        "too coarse for l_max = 18",
+    ),
+    "nside alone": ("simulate HAWC --events 9 --nside 8 -o OUT.nc", "--nside has no effect without --exchange"),
+    "nside 3": (
+        "simulate HAWC --events 9 --exchange new --nside 3 -o OUT.nc",
+        "must be a power of two from 1 to 1024, not 3",
+    ),
+    "maps and list": (
+        "simulate HAWC --events 9 --exchange new --event-list l.csv -o OUT.nc",
+        "--exchange and --event-list draw different events",
+    ),
+    "maps into a file": ("simulate HAWC --events 9 --exchange empty.csv -o OUT.nc", "is a file, not a folder"),
+    "weighted maps": (
+        "simulate HAWC --events 9 --exchange new --weight-spread 1 -o OUT.nc",
+        "without weights; leave out --weight-spread, or --exchange",
+    ),
     # unblind
     "wrong key": ("unblind blind.nc --key wrong -o OUT.nc", "not the key .*give the one used with --blind"),
     "not blinded": (

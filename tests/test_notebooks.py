@@ -14,8 +14,8 @@ pytest.importorskip("ipykernel", reason="notebooks need diffcr[notebooks]")
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-SLOW = {"03_auger_posterior"}
-"""Notebooks that take more than a minute; they run with the slow tests."""
+SLOW = {"02_maps_and_classical_methods", "03_auger_posterior"}
+"""Notebooks that take more than half a minute; they run with the slow tests."""
 each_notebook = pytest.mark.parametrize(
     "path",
     [pytest.param(p, marks=[pytest.mark.slow] if p.stem in SLOW else []) for p in NOTEBOOKS],

@@ -1,17 +1,35 @@
 """Simulated counts and event lists: the truth put in comes out, in the frame it was put in."""
 
 import dataclasses
+import json
 
 import astropy.units as u
+import healpy
 import numpy as np
 import pytest
 from astropy.coordinates import FK5, SkyCoord
 from astropy.time import Time
 from diffcr.inference.binning import BinningOptions, bin_chunks, bin_events
+from diffcr.inference.blinding import blind
 from diffcr.inference.events import EventReader
+from diffcr.inference.exchange import read_exchange
 from diffcr.inference.fit import DIPOLE_NORM, fit
-from diffcr.inference.simulate import Simulation, simulate_counts, simulate_event_list, simulate_events
-from scipy import stats
+from diffcr.inference.local_maps import to_counts
+from diffcr.inference.map_products import map_dipole
+from diffcr.inference.maps import sky_map
+from diffcr.inference.simulate import (
+    Simulation,
+    draw_multipoles,
+    power_law,
+    read_multipoles,
+    simulate_counts,
+    simulate_event_list,
+    simulate_events,
+    simulate_exchange,
+    simulate_local_maps,
+    write_multipoles,
+)
+from scipy import special, stats
 
 from diffcr.counts import expected_marginals
 from diffcr.detector import acceptance
@@ -248,6 +266,11 @@ BAD = {
     "dipole of nan": ({"dipole": (np.nan, 0.0, 0.0)}, "the dipole must be two or three numbers"),
     "time backwards": ({"end": DAY_2016 - 1}, "data taking ends before it starts; swap --start and --end"),
     "negative spread": ({"weight_spread": -0.1}, "spread of the weights must not be negative, got -0.1"),
+    "number of multipoles": ({"multipoles": np.zeros(8)}, r"4, 9, 16, .. finite numbers, not 8"),
+    "multipole of nan": ({"multipoles": np.full(4, np.nan)}, "finite numbers, not 4"),
+    "monopole": ({"multipoles": [0.1, 0, 0, 0]}, "monopole .* must be zero, not 0.1: the number of events sets"),
+    # sqrt(3 / 4 pi) 3 = 1.47 towards 6 h, less the 0.2 of the dipole, with 0.3 and 0.1 across it: 1.31.
+    "negative sky": ({"multipoles": [0, 3.0, 0, 0]}, "negative, down to -0.30[0-9]; scale them down"),
 }
 
 
@@ -273,3 +296,235 @@ def test_bad_places_for_the_list_are_refused_before_anything_is_drawn(tmp_path):
     with pytest.raises(InputError, match=r"the folder .*nowhere does not exist; make it first"):
         simulate_event_list(SIMULATION, GRID, 1, tmp_path / "nowhere" / "events.csv")
     assert not list(tmp_path.iterdir())
+
+
+# Skies with structure --------------------------------------------------------------------------------------
+
+# l = 2 and 3, every m, no symmetry; 1 + f stays above 0.2.
+STRUCTURE = np.array([0, 0.05, -0.04, 0.06, 0.15, -0.1, 0.08, 0.12, -0.14, 0.05, 0.1, -0.07, 0.06, 0.09, -0.1, 0.08])
+STRUCTURED = dataclasses.replace(SIMULATION, dipole=(0.1, -0.05, 0.08), multipoles=STRUCTURE)
+
+
+def by_scipy(simulation, vectors, mirror=False) -> np.ndarray:
+    """1 + delta . n + sum s_lm R_lm at J2000 unit vectors (..., 3), from scipy's complex harmonics."""
+    theta, phi = np.arccos(vectors[..., 2]), np.arctan2(vectors[..., 1], vectors[..., 0])
+    out = 1 + vectors @ np.array(simulation.dipole)
+    for place, value in enumerate(simulation.multipoles):
+        l = int(np.sqrt(place))
+        m = place - l * l - l
+        m = -m if mirror else m
+        y = special.sph_harm_y(l, abs(m), theta, phi)
+        real = y.real if m == 0 else (-1) ** m * np.sqrt(2) * (y.real if m > 0 else y.imag)
+        out = out + value * real
+    return out
+
+
+def j2000_of_date(simulation, back=False) -> np.ndarray:
+    """astropy's matrix from the mean equator of the middle of the data taking to that of J2000."""
+    equinox = Time(simulation.mean_days + 2451545.0, format="jd", scale="tt")
+    axes = SkyCoord(x=[1, 0, 0], y=[0, 1, 0], z=[0, 0, 1], representation_type="cartesian", frame=FK5(equinox=equinox))
+    matrix = axes.transform_to(FK5(equinox="J2000")).cartesian.xyz.value
+    return matrix.T if back else matrix
+
+
+def sky_by_scipy(simulation, grid, matrix, mirror=False) -> np.ndarray:
+    """Mean over each cell of date, by the midpoints of 6 x 6 pieces."""
+    fine = RingGrid(6 * grid.n_ring, 6 * grid.n_ra)
+    dec, ra = np.meshgrid(fine.declination, fine.right_ascension, indexing="ij")
+    vectors = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
+    weight = np.cos(dec)
+    values = by_scipy(simulation, vectors @ matrix.T, mirror) * weight
+
+    def summed(x):
+        return x.reshape(grid.n_ring, 6, grid.n_ra, 6).sum(axis=(1, 3))
+
+    return summed(values) / summed(weight)
+
+
+def p_of_sky(simulation, counts, sky, subdivide=32) -> float:
+    """Least chance of the three marginals for a sky, with rate and acceptance of the simulation."""
+    azimuth = ((1, 0.2, 0.5),)
+    local = np.asarray(
+        acceptance(SITE, GRID, power=2.0, azimuth_terms=azimuth, subdivide=subdivide, profile="triangle")
+    )
+    rate = np.asarray(simulation.rate.sidereal_rate(GRID, simulation.start, simulation.end, SITE.longitude))
+    return min(p_values(counts, expected_marginals(simulation.num_events * rate, local, sky)).values())
+
+
+def test_counts_of_a_structured_sky_are_those_of_other_programs():
+    """Sixty days about 2050, 1e9 events: harmonics by scipy, precession by astropy. None of the mistakes passes."""
+    far = dataclasses.replace(STRUCTURED, num_events=1e9, start=18262.0, end=18322.0)
+    far = dataclasses.replace(far, rate=RateModel(diurnal=0.5))
+    counts = simulate_counts(far, GRID, 1)
+    right = sky_by_scipy(far, GRID, j2000_of_date(far))
+    assert p_of_sky(far, counts, right, 40) > 1e-3
+    flat = sky_by_scipy(dataclasses.replace(far, multipoles=()), GRID, j2000_of_date(far))
+    mistakes = {
+        "no precession": sky_by_scipy(far, GRID, np.eye(3)),
+        "precession backwards": sky_by_scipy(far, GRID, j2000_of_date(far, back=True)),
+        "sines and cosines exchanged": sky_by_scipy(far, GRID, j2000_of_date(far), mirror=True),
+        "no dipole": right - flat + 1,
+        "no multipoles": flat,
+    }
+    for name, sky in mistakes.items():
+        assert p_of_sky(far, counts, sky, 40) < 1e-6, name
+
+
+def test_events_of_a_structured_sky_fall_where_it_is_bright():
+    """One by one, against the same harmonics of scipy; a bound of the intensity that is too low would cut the peaks."""
+    strong = dataclasses.replace(STRUCTURED, multipoles=2.2 * STRUCTURE)
+    counts = bin_chunks(simulate_events(strong, 5), SITE, BinningOptions(grid=GRID))
+    matrix = j2000_of_date(strong)
+    right = sky_by_scipy(strong, GRID, matrix)
+    assert p_of_sky(strong, counts, right) > 1e-3
+    for wrong in (np.minimum(right, 1.2), sky_by_scipy(strong, GRID, matrix, mirror=True)):
+        assert p_of_sky(strong, counts, wrong) < 1e-6
+
+
+def test_truth_is_recorded_without_telling_the_phase():
+    """C_l = sum of squares over 2 l + 1, the dipole in it; blinded counts must not hold single multipoles."""
+    counts = simulate_counts(dataclasses.replace(STRUCTURED, num_events=1e4), GRID, 1)
+    power = counts.history["truth_power"]
+    assert power[1:] == pytest.approx([np.sum(STRUCTURE[4:9] ** 2) / 5, np.sum(STRUCTURE[9:] ** 2) / 7])
+    total = STRUCTURE[1:4] + np.sqrt(4 * np.pi / 3) * np.array([-0.05, 0.08, 0.1])
+    assert power[0] == pytest.approx(np.sum(total**2) / 3)
+    hidden = blind(counts, "key")
+    assert f"{STRUCTURE[7]:g}" not in json.dumps([list(hidden.inputs), hidden.history])
+    assert simulate_counts(SMALL, GRID, 1).history == {"simulated": True}
+
+
+def test_simulations_with_multipoles_compare_as_others():
+    assert STRUCTURED == dataclasses.replace(STRUCTURED, multipoles=list(STRUCTURE))
+    assert dataclasses.replace(STRUCTURED, multipoles=2 * STRUCTURE / 3) != STRUCTURED
+
+
+def test_random_skies_have_the_power_asked_for():
+    """2000 skies: the variance of each multipole to 5 standard errors, no monopole, no dipole, nothing correlated."""
+    rng, power = np.random.default_rng(1), power_law(4e-6, 2.0, 5)
+    np.testing.assert_allclose(power, [4e-6, 4e-6 * 4 / 9, 1e-6, 4e-6 * 4 / 25])
+    skies = np.stack([draw_multipoles(rng, power) for _ in range(2000)])
+    assert skies.shape == (2000, 36)
+    assert not skies[:, :4].any()
+    variance = np.repeat(power, [5, 7, 9, 11])
+    np.testing.assert_allclose(skies[:, 4:].var(axis=0) / variance, 1, atol=5 * np.sqrt(2 / 2000))
+    assert np.abs(np.corrcoef(skies[:, 4:].T) - np.eye(32)).max() < 5 / np.sqrt(2000)
+
+
+def test_multipoles_are_read_as_they_were_written(tmp_path):
+    write_multipoles(tmp_path / "a.npy", STRUCTURE)
+    values, notes = read_multipoles(tmp_path / "a.npy")
+    np.testing.assert_array_equal(values, STRUCTURE)
+    np.testing.assert_array_equal(read_multipoles(tmp_path / "a.npy", 2)[0], STRUCTURE[:9])
+    assert notes == ()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npy"]
+
+
+@pytest.mark.parametrize("hole", [False, True])
+def test_map_gives_the_multipoles_written_on_it(tmp_path, hole):
+    """1e-3 (x y + y z / 2): s_2,-2 = 1e-3 sqrt(4 pi / 15), s_2,-1 half of it; a hole is filled with nothing."""
+    x, y, z = healpy.pix2vec(32, np.arange(12 * 32**2))
+    values = 1e-3 * (x * y + y * z / 2) + 5e-4
+    if hole:
+        values[z > 0.999] = healpy.UNSEEN
+    healpy.write_map(tmp_path / "a.fits", values, coord="C", column_names=["relint"], dtype=np.float64)
+    found, notes = read_multipoles(tmp_path / "a.fits", 4)
+    truth = np.zeros(25)
+    truth[[4, 5]] = 1e-3 * np.sqrt(4 * np.pi / 15) * np.array([1, 0.5])
+    np.testing.assert_allclose(found, truth, atol=1e-8 if not hole else 4e-6)
+    assert found[0] == 0
+    assert any("have no value and were taken as isotropic" in note for note in notes) == hole
+    assert len(read_multipoles(tmp_path / "a.fits")[0]) == 21**2
+
+
+def test_bad_skies_are_refused(tmp_path):
+    np.save(tmp_path / "seven.npy", np.zeros(7))
+    np.save(tmp_path / "text.npy", np.full(4, "a"))
+    np.save(tmp_path / "objects.npy", np.full(4, None), allow_pickle=True)
+    np.save(tmp_path / "short.npy", np.zeros(9))
+    healpy.write_map(tmp_path / "a.fits", np.zeros(48), coord="C", column_names=["relint"], dtype=np.float64)
+    for name, l_max, message in (
+        ("seven.npy", None, r"shape \(7,\), not the \(l_max \+ 1\)\^2 real multipoles"),
+        ("text.npy", None, "holds <U1 .* not the"),
+        ("objects.npy", None, "cannot be read .*give the multipoles as numpy.save writes them"),
+        ("none.npy", None, "cannot be read"),
+        ("short.npy", 3, "reaches l = 2, not 3; lower --sky-lmax"),
+        ("short.npy", 0, "--sky-lmax must be 1 or more, not 0"),
+        ("a.fits", 5, "nside 2 do not resolve l = 5; lower --sky-lmax"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_multipoles(tmp_path / name, l_max)
+    with pytest.raises(InputError, match="the power must be C_l >= 0 for l = 2, 3"):
+        draw_multipoles(np.random.default_rng(1), [1.0, -1.0])
+    with pytest.raises(InputError, match="the power must be C_l >= 0 for l = 2, 3"):
+        draw_multipoles(np.random.default_rng(1), [])
+    for law in ((1.0, 2.0, 1), (-1.0, 2.0, 5), (1.0, np.inf, 5)):
+        with pytest.raises(InputError, match="a power law needs C_2 >= 0, a finite slope and l_max of 2 or more"):
+            power_law(*law)
+
+
+# Local maps ------------------------------------------------------------------------------------------------
+
+AWAY = site("-41,123.4,50")
+LOCAL = dataclasses.replace(STRUCTURED, site=AWAY, num_events=1e8, rate=RateModel(diurnal=0.5, diurnal_phase=1.0))
+
+
+def expected_local(simulation, n_time, nside, half_bin=0.0, mirror=1.0, greenwich=True) -> np.ndarray:
+    """Expectation in every (time, pixel) by a rotation and a folding written out, shape (time, pixel)."""
+    south, east, up = healpy.pix2vec(nside, np.arange(12 * nside**2))
+    zenith, azimuth = np.arccos(up), np.arctan2(mirror * east, -south)
+    response = np.where(zenith <= simulation.site.zenith_max, up**2 * (1 + 0.2 * np.cos(azimuth - 0.5)), 0.0)
+    phi = simulation.site.latitude
+    meridian, north = south * np.sin(phi) + up * np.cos(phi), up * np.sin(phi) - south * np.cos(phi)
+    matrix, out = j2000_of_date(simulation), np.zeros((n_time, len(up)))
+    # Events of a fine clock, folded by astropy's sidereal time of Greenwich.
+    days = np.arange(simulation.start, simulation.end, 1e-3) + 5e-4
+    time = Time(days + 2451545.0, format="jd", scale="utc")
+    time.delta_ut1_utc = 0.0
+    away = 0.0 if greenwich else simulation.site.longitude
+    folded = time.sidereal_time("mean", "greenwich").to_value(u.rad) + away
+    solar = 2 * np.pi * ((days + 0.5) % 1) + simulation.site.longitude
+    wave = 1 + 0.5 * np.cos(solar - 1.0)
+    rate = np.bincount((folded / (2 * np.pi) * n_time).astype(int) % n_time, wave, n_time)
+    for tau in range(n_time):
+        t = 2 * np.pi * (tau + half_bin) / n_time + simulation.site.longitude
+        date = np.stack([meridian * np.cos(t) - east * np.sin(t), meridian * np.sin(t) + east * np.cos(t), north], -1)
+        # East of the meridian is larger right ascension.
+        out[tau] = rate[tau] * response * by_scipy(simulation, date @ matrix.T)
+    return simulation.num_events * out / (rate.sum() * response.sum())
+
+
+def test_local_maps_hold_what_each_pixel_sees_at_the_beginning_of_a_bin():
+    maps = simulate_local_maps(LOCAL, 24, 8, 3)
+    assert (maps.name, maps.latitude, maps.longitude) == (AWAY.name, AWAY.latitude, AWAY.longitude)
+    right = expected_local(LOCAL, 24, 8)
+    assert not maps.counts[right == 0].any()
+    assert chi2_p_value(maps.counts.ravel(), right.ravel()) > 1e-3
+    for mistake in ({"half_bin": 0.5}, {"mirror": -1.0}, {"greenwich": False}):
+        assert chi2_p_value(maps.counts.ravel(), expected_local(LOCAL, 24, 8, **mistake).ravel()) < 1e-6, mistake
+
+
+def test_exchange_files_hold_the_counts_that_are_returned(tmp_path):
+    simulation = Simulation(SITE, 1e9, (0.003, -0.004, 0.0), multipoles=np.append(np.zeros(8), 1e-3))
+    counts = simulate_exchange(simulation, 24, 16, 2, tmp_path / "new", "hawc", 30)
+    (maps,) = read_exchange(tmp_path / "new" / "hawc.json")
+    np.testing.assert_array_equal(to_counts([maps], 30).n_sky, counts.n_sky)
+    assert counts.inputs[0]["truth_dipole_j2000"] == [0.003, -0.004, 0.0]
+    assert len(counts.history["truth_power"]) == 2
+    assert counts.num_events.item() == maps.counts.sum()
+    assert counts.mean_epoch.item() == pytest.approx(2016.5, abs=0.01)
+    # Orders m decouple for an even rate: l = m = 2 leaves the dipole alone. Of date, 0.2 degrees from J2000.
+    found, covariance = map_dipole(sky_map(counts, (1, 1)))
+    np.testing.assert_allclose(found, [0.003, -0.004], atol=5 * np.sqrt(np.diag(covariance)).max())
+
+
+def test_bad_local_maps_are_refused():
+    with pytest.raises(InputError, match="nside of local maps must be a power of two from 1 to 1024, not 3"):
+        simulate_local_maps(LOCAL, 24, 3, 1)
+    with pytest.raises(InputError, match="without weights; leave out --weight-spread, or --exchange"):
+        simulate_local_maps(dataclasses.replace(LOCAL, weight_spread=0.1), 24, 4, 1)
+    with pytest.raises(InputError, match="drew no event; ask for more --events"):
+        simulate_local_maps(Simulation(SITE, 1e-9), 24, 4, 1)
+    with pytest.raises(InputError, match="unknown acceptance model 'sin'"):
+        simulate_local_maps(dataclasses.replace(LOCAL, acceptance={"model": "sin"}), 24, 4, 1)
+    with pytest.raises(InputError, match="no pixel of nside 1 lies within the zenith range"):
+        simulate_local_maps(Simulation(site("hawc", 0.05), 1e3), 24, 1, 1)

@@ -7,7 +7,8 @@ import healpy
 import numpy as np
 import pytest
 from diffcr.inference.datasets import resolve_input
-from diffcr.inference.top_hat import Exposure, TopHatScan, sommers_exposure, top_hat, top_hat_scan
+from diffcr.inference.top_hat import TopHatScan, top_hat, top_hat_scan
+from diffcr.inference.top_hat_exposure import Exposure, sommers_exposure
 from helpers import asimov, dipole_sky, drawn
 from scipy import stats
 
@@ -194,6 +195,7 @@ def test_the_scan_is_that_of_brute_force(kind):
 
 def test_the_centres_in_pieces_give_the_same(monkeypatch):
     import diffcr.inference.top_hat as module
+    import diffcr.inference.top_hat_exposure as exposures
 
     rng = np.random.default_rng(5)
     exposure = Exposure.of_site(*AUGER)
@@ -201,6 +203,7 @@ def test_the_centres_in_pieces_give_the_same(monkeypatch):
     arguments = (rng.pareto(2, 80) + 50, ra, dec, exposure, np.array([50.0, 51.0]), np.array([0.1, 0.2]))
     whole = {kind: top_hat_scan(*arguments, kind) for kind in (4, "events")}
     monkeypatch.setattr(module, "_PAIRS", 1000)
+    monkeypatch.setattr(exposures, "_NODES", 1000)
     for kind, expected in whole.items():
         found = top_hat_scan(*arguments, kind)
         assert (found.best.right_ascension, found.best.num_on) == (expected.best.right_ascension, expected.best.num_on)
