@@ -3,11 +3,12 @@
     python3 benchmarks/maps.py [--files] [--grid 180 360] [--events 1e10] [--output FILE]
 
 Prints one JSON line. `fit_cpu_seconds` is the fit from counts to the map; `ratio` is the CPU seconds of the plain
-alternation (Ahlers et al. 2016: sky, rates, acceptances in turn) to the same ln L within 1e-3, over ours, for the better
-of two: NumPy over the exposed (time, cell) pairs with precomputed indices, and the same compiled by JAX. The number of
-passes to the same ln L is counted with passes by FFT beforehand, so that the alternation pays for no ln L; it is then
-run for as many, and `alternation_gain_short` is what its ln L is short of ours. With --files: the CPU seconds of a whole `diffcr map --config` as a child
-process, which reads one HEALPix file per time bin (of nside --nside) from a temporary folder.
+alternation (Ahlers et al. 2016: sky, rates, acceptances in turn) to the same ln L within 1e-3, over ours, for the
+better of two: NumPy over the exposed (time, cell) pairs with precomputed indices, and the same compiled by JAX. The
+number of passes to the same ln L is counted with passes by FFT beforehand, so that the alternation pays for no ln L;
+it is then run for as many, and `alternation_gain_short` is what its ln L is short of ours. With --files: the CPU
+seconds of a whole `diffcr map --config` as a child process, which reads one HEALPix file per time bin (of nside
+--nside) from a temporary folder. A small run: --grid 36 72 --events 1e8 --files --nside 8.
 """
 
 import argparse

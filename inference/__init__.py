@@ -6,8 +6,8 @@ from .blinding import unblind as unblind
 from .data import Counts as Counts
 from .data import combine as combine
 from .data import load_counts as load_counts
-from .discs import disc_map as disc_map
 from .dipole import Dipole as Dipole
+from .discs import disc_map as disc_map
 from .epochs import merge_epochs as merge_epochs
 from .epochs import merge_test as merge_test
 from .estimators import rayleigh as rayleigh

@@ -44,6 +44,8 @@ class BinningOptions:
         energy_range, zenith_max, time_range: Cuts; zenith_max [rad] is applied to the rebuilt zenith angle.
         orbital_index: Spectral index Gamma: weight each event by the inverse of the intensity that the
             Earth's orbital motion makes. None leaves it in.
+        whole_days: Accept times that tell no more than the day: for searches in right ascension and declination, which
+            do not look at the rate and the hour angles that come of it.
         cube: Keep the counts of every time bin and local cell too (`Counts.cube`): 190 MB on the default grid.
     """
 
@@ -56,6 +58,7 @@ class BinningOptions:
     zenith_max: float | None = None
     time_range: tuple[float, float] | None = None
     orbital_index: float | None = None
+    whole_days: bool = False
     cube: bool = False
 
     def __post_init__(self):
@@ -187,7 +190,7 @@ class _Tally:
             self.weighted |= weight is not None
             lowest = float(cells.zenith_cosine.min())
             self.lowest = min(self.lowest, lowest)
-            if lowest < _HORIZON:
+            if lowest < _HORIZON and not options.whole_days:
                 self.below += int((cells.zenith_cosine < _HORIZON).sum())
             keep, labels = _select(piece, cells.zenith_cosine, options, self.cut)
             for energy, epoch, chosen in _groups(piece, keep, labels, options):
@@ -354,7 +357,13 @@ def bin_events(
         InputError: As `bin_chunks`; and where the times have whole-day resolution.
     """
     name = reader.path if reader.dataset else Path(reader.path).name
-    counts = bin_chunks(_with_time_of_day(reader, name), site, options, name, progress)
+    if options.whole_days and reader.whole_days and options.zenith_max is not None:
+        raise InputError(
+            f"{name}: its times are whole days, so that no event has a zenith angle; leave out --zenith-max"
+        )
+    counts = bin_chunks(
+        (reader if options.whole_days else _with_time_of_day(reader, name)), site, options, name, progress
+    )
     entry = {
         "file": name,
         "sha256": checksum(reader.file),
@@ -378,7 +387,7 @@ def _with_time_of_day(reader: EventReader, name: str) -> Iterator[EventChunk]:
         if reader.whole_days and chunk.days is not None and len(chunk.days):
             raise InputError(
                 f"{name}: its times are whole days, so that no event has a sidereal time; a fit of rate and acceptance "
-                "needs the time of day (a Rayleigh analysis in right ascension does not)"
+                "needs the time of day; a search for discs does not: diffcr estimate --methods top-hat"
             )
         yield chunk
 

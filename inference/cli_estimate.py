@@ -167,6 +167,9 @@ def estimate(
     if targets is not None and blind_search:
         raise InputError("--targets and --blind-search were both given; one at a time")
     settings = Settings(**chosen)
+    if settings.methods == ("top-hat",):
+        # A search needs directions and energies; that the time of day is unknown does not matter.
+        options["whole_days"] = True
     reader = {
         "columns": columns,
         "time_format": time_format,

@@ -193,7 +193,7 @@ def _of_all(summary: dict) -> list[str]:
         lines.append(
             f"disc               {best['num_on']} events, {best['expected']:.3g} expected within "
             f"{best['radius_deg']:.3g} degrees of {where} above "
-            f"{best['threshold']:g}; log10 p {best['log10_p']:.2f}{penalised}"
+            f"{best['threshold']:g}; p {10 ** best['log10_p']:.2g}{penalised}"
         )
     if "systematics" in summary:
         lines += describe_systematics(summary["systematics"])

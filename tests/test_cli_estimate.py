@@ -127,6 +127,21 @@ def test_targets_and_a_blind_search(diffcr, files, tmp_path):
     assert read(tmp_path)["top_hat"]["blind"]["num_skies"] == 2
 
 
+def test_a_list_of_days_can_be_searched(diffcr, tmp_path):
+    """The 231 events above 52 EeV around Cen A: 14 within 15 degrees above 58 EeV for 4.5 expected, p 2.0e-4 (rounded
+    numbers of the Pierre Auger Collaboration 2015, ApJ 804, 15)."""
+    options = ("--methods", "top-hat", "--targets", "201.4,-43,15", "--thresholds", "58", "--no-plots")
+    outcome = diffcr("estimate", "dataset:auger-52eev", *options, "-o", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    best = json.loads((tmp_path / "out" / "estimates.json").read_text())["top_hat"]["targets"][0]["best"]
+    assert best["num_on"] == 14
+    assert best["expected"] == pytest.approx(4.5, abs=0.1)
+    assert 10 ** best["log10_p"] == pytest.approx(2.0e-4, rel=0.15)
+    outcome = diffcr("estimate", "dataset:auger-52eev", *options, "--zenith-max", "60", "-o", tmp_path / "out")
+    assert outcome.code == 2
+    assert "leave out --zenith-max" in outcome.err
+
+
 def test_the_index_is_that_of_the_orbital_lines(diffcr, files, tmp_path):
     base = ("estimate", files / "events.csv", "--site", "hawc", *GRID, "--methods", "frames", "--no-plots")
     lines = []

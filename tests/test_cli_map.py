@@ -224,7 +224,9 @@ def test_wiener_maps_with_given_and_fitted_power(run, files, tmp_path):
 
 def test_blinded_maps_hide_phases(run, files, tmp_path):
     out = tmp_path / "out"
-    outcome = run(files / "hawc.nc", "--blind", "secret", "--smoothing", "30", "--skies", "0", "-o", out, "--nside", "8")
+    outcome = run(
+        files / "hawc.nc", "--blind", "secret", "--smoothing", "30", "--skies", "0", "-o", out, "--nside", "8"
+    )
     assert outcome.code == 0, outcome.err
     content = results(out)
     assert content["blinded"] is True
@@ -274,7 +276,8 @@ def refused(outcome: Outcome, text: str) -> None:
         (("hawc.nc", "--timesteps", "24"), "--timesteps has no effect without --config"),
         (("hawc.nc", "--method", "newton"), "unknown method 'newton': choose one of ml, iterative, wiener"),
         (("hawc.nc", "--lmax", "5"), "--lmax has no effect with --method ml"),
-        (("hawc.nc", "--prior-cl", "1e-6", "--method", "iterative"), "--prior-cl has no effect with --method iterative"),
+        (("hawc.nc", "--prior-cl", "1e-6", "--method", "iterative"),
+         "--prior-cl has no effect with --method iterative"),
         (("hawc.nc", "--psf", "gauss:1"), "--psf has no effect with --method ml"),
         (("hawc.nc", "--smoothing", "0"), "--smoothing must lie between 0 and 180 degrees, not 0"),
         (("hawc.nc", "--smoothing", "180"), "--smoothing must lie between 0 and 180 degrees, not 180"),
@@ -285,13 +288,18 @@ def refused(outcome: Outcome, text: str) -> None:
         (("hawc.nc", "--nside", "12"), "--nside must be a power of two from 1 to 1024, not 12"),
         (("hawc.nc", "--iterations", "0", "--method", "iterative"), "--iterations must be at least 1, not 0"),
         (("hawc.nc", "--rate-bins", "7"), "rate_bins = 7 does not divide the 36 time bins"),
-        (("hawc.nc", "--method", "wiener", "--lmax", "4", "--psf", "Auger=gauss:1"), "no observatory or configuration 'Auger'; there are HAWC"),
-        (("hawc.nc", "--method", "wiener", "--lmax", "4", "--psf", "gauss:x"), "gauss:SIGMA or king:SIGMA:GAMMA in degrees"),
-        (("hawc.nc", "--method", "wiener", "--lmax", "4", "--prior-cl", "-1"), "the prior C_l needs one positive value"),
-        (("hawc.nc", "--method", "wiener", "--lmax", "40"), "l_max = 40 must be at least 1 and below half the 18 rings"),
+        (("hawc.nc", "--method", "wiener", "--lmax", "4", "--psf", "Auger=gauss:1"),
+         "no observatory or configuration 'Auger'; there are HAWC"),
+        (("hawc.nc", "--method", "wiener", "--lmax", "4", "--psf", "gauss:x"),
+         "gauss:SIGMA or king:SIGMA:GAMMA in degrees"),
+        (("hawc.nc", "--method", "wiener", "--lmax", "4", "--prior-cl", "-1"),
+         "the prior C_l needs one positive value"),
+        (("hawc.nc", "--method", "wiener", "--lmax", "40"),
+         "l_max = 40 must be at least 1 and below half the 18 rings"),
         (("missing.nc",), "missing.nc"),
         (("--config", "missing.json"), "missing.json: cannot be read"),
-        (("--config", "plain.json", "--timesteps", "360"), "it has 24 time bins, not 360; correct the number, or the files"),
+        (("--config", "plain.json", "--timesteps", "360"),
+         "it has 24 time bins, not 360; correct the number, or the files"),
         (("--config", "plain.json", "--grid", "36x18"), "these files have 24 sidereal bins, so the grid must be 24x18"),
         (("--config", "plain.json", "--zenith-max", "40"), "options of event lists have no effect with --config"),
         (("hawc.nc", "--smoothing", "0.5", "--skies", "0", "--threshold", "x"), "threshold"),

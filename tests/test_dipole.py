@@ -106,7 +106,9 @@ def test_significance_inverts_the_two_sided_tail(sigma):
     assert significance_sigma(0.0) == 0
 
 
-@pytest.mark.parametrize(("dof", "statistic", "expected"), [(40926, 60000.0, -744.122273443385), (3, 1400.0, -302.5308233742926)])
+@pytest.mark.parametrize(
+    ("dof", "statistic", "expected"), [(40926, 60000.0, -744.122273443385), (3, 1400.0, -302.5308233742926)]
+)
 def test_a_chance_probability_below_the_smallest_float_is_known(dof, statistic, expected):
     """Values of mpmath with 30 digits."""
     assert log10_p_value(statistic, dof) == pytest.approx(expected, rel=1e-12)

@@ -20,7 +20,7 @@ SMALL, GRID = RingGrid(12, 24), RingGrid(36, 72)
 
 
 def horizon(place: Site, grid: RingGrid, power: float = 1.0) -> np.ndarray:
-    """Acceptance cos^(power) at the centres of the cells, times solid angle, sum 1; steep enough in the east to count."""
+    """Acceptance cos^(power) at the centres of the cells, times solid angle, sum 1."""
     dec, hour = grid.declination[:, None], 2 * np.pi * np.arange(grid.n_ra) / grid.n_ra
     cosine = np.sin(place.latitude) * np.sin(dec) + np.cos(place.latitude) * np.cos(dec) * np.cos(hour)
     response = np.where(cosine >= np.cos(place.zenith_max), np.maximum(cosine, 0) ** power, 0) * np.cos(dec)
@@ -440,7 +440,9 @@ def test_a_radius_must_be_one():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("place", "events"), [(HAWC, 1e8), (AUGER, 32187), (ICECUBE, 1e8)], ids=["HAWC", "Auger", "pole"])
+@pytest.mark.parametrize(
+    ("place", "events"), [(HAWC, 1e8), (AUGER, 32187), (ICECUBE, 1e8)], ids=["HAWC", "Auger", "pole"]
+)
 @pytest.mark.parametrize("degrees", [5.0, 20.0, 45.0])
 def test_significance_of_isotropy_is_standard_normal(place, events, degrees):
     """Not the width alone: tails beyond 2 and 3 sigma, on a finer grid, with few events too."""

@@ -18,7 +18,7 @@ DIPOLE = np.array([0.03, -0.02])
 
 def truth(place, events, phase):
     """Acceptance per pixel of the horizon and rate per bin of the file; counts expected from a dipole, no noise."""
-    name, latitude, longitude, zenith_max = place
+    _, latitude, longitude, zenith_max = place
     south, east, up = healpy.pix2vec(NSIDE, np.arange(12 * NSIDE**2))
     acceptance = np.where(np.arccos(up) <= zenith_max, np.maximum(up, 0) * (1 + 0.2 * east + 0.1 * south), 0.0)
     acceptance /= acceptance.sum()
@@ -68,7 +68,7 @@ def test_the_sky_is_the_dipole(example):
     """At the centres of the pixels, in date: the epoch of such files is not known."""
     _, local, sky, free = example
     result = exchange_result(sky, free, local, "start")
-    x, y, z = healpy.pix2vec(NSIDE, np.arange(12 * NSIDE**2))
+    x, y, _ = healpy.pix2vec(NSIDE, np.arange(12 * NSIDE**2))
     shown = np.isfinite(result.relative_intensity)
     assert shown.mean() > 0.8
     wanted = DIPOLE[0] * x + DIPOLE[1] * y

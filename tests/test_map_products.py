@@ -45,7 +45,9 @@ def of_dipole(dipole, year=np.nan, events=1e10, grid=GRID):
 
 def of_date(year: float, ra, dec):
     """Right ascension and declination of date of J2000 directions, by astropy."""
-    there = SkyCoord(ra, dec, unit="rad", frame=FK5(equinox="J2000")).transform_to(FK5(equinox=Time(year, format="jyear")))
+    there = SkyCoord(ra, dec, unit="rad", frame=FK5(equinox="J2000")).transform_to(
+        FK5(equinox=Time(year, format="jyear"))
+    )
     return there.ra.rad, there.dec.rad
 
 
@@ -54,7 +56,7 @@ def of_date(year: float, ra, dec):
 
 @pytest.mark.parametrize("year", [1975.0, 2050.0])
 def test_the_frame_is_that_of_astropy(year):
-    """FK5 precesses by Lieske's model, ours by a later one: they agree to an arcsecond, a wrong sign is a degree off."""
+    """FK5 precesses by Lieske's model, ours by a later one: to arcseconds; a wrong sign is a degree off."""
     frame = frame_of(of_dipole((0, 0), year, grid=RingGrid(12, 24)).counts)
     assert frame.name == "J2000"
     rng = np.random.default_rng(0)
@@ -219,7 +221,14 @@ def test_spots_are_the_strongest_of_each_sign_and_apart():
     grid = RingGrid(36, 72)
     values = np.full(grid.shape, np.nan)
     values[5:30] = 0.0
-    for place, height in (((20, 10), 6.0), ((21, 11), 5.9), ((20, 40), 4.0), ((10, 71), -7.0), ((10, 1), -6.0), ((12, 30), 2.0)):
+    for place, height in (
+        ((20, 10), 6.0),
+        ((21, 11), 5.9),
+        ((20, 40), 4.0),
+        ((10, 71), -7.0),
+        ((10, 1), -6.0),
+        ((12, 30), 2.0),
+    ):
         values[place] = height
     error = np.full(grid.shape, 0.1)
     found = spots(values, 0.1 * values, error, grid, PLAIN, np.radians(15), 3.0)
@@ -269,6 +278,8 @@ def test_pulls_of_the_dipole_of_the_map_are_normal():
     grid, found = RingGrid(18, 36), []
     local, rate = horizon(HAWC, grid), 1e6 / 36 * (1 + 0.3 * np.cos(grid.sidereal_time))
     for seed in range(60):
-        delta, covariance = map_dipole(sky_map(drawn(HAWC, grid, local, rate, dipole_sky(grid, (0.02, 0.01)), seed), (1, 1)))
+        delta, covariance = map_dipole(
+            sky_map(drawn(HAWC, grid, local, rate, dipole_sky(grid, (0.02, 0.01)), seed), (1, 1))
+        )
         found.append(np.linalg.solve(np.linalg.cholesky(covariance), delta - np.array([0.02, 0.01])))
     assert np.mean(np.square(found)) == pytest.approx(1, abs=4 * np.sqrt(2 / 120))

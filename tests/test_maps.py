@@ -174,8 +174,8 @@ def test_the_maximum_is_that_of_a_general_optimiser():
     start = np.concatenate([np.zeros(grid.n_ring * n), np.log(seen.sum(1)), np.log(seen.sum(0) / seen.sum())])
     both = jax.jit(jax.value_and_grad(minus_log_likelihood))
     target = lambda p: tuple(np.asarray(x) for x in both(p))
-    best = optimize.minimize(target, start, jac=True, method="L-BFGS-B", options={"maxiter": 3000, "gtol": 1e-6,
-                                                                               "ftol": 1e-15, "maxcor": 50})  # fmt: skip
+    options = {"maxiter": 3000, "gtol": 1e-6, "ftol": 1e-15, "maxcor": 50}
+    best = optimize.minimize(target, start, jac=True, method="L-BFGS-B", options=options)
     n_sky = np.stack([np.bincount(column.ravel(), cube[:, r].ravel(), n) for r in range(grid.n_ring)])
     half = np.zeros((2, grid.n_ring, n))
     half[0] = cube.sum(2).T
@@ -309,9 +309,7 @@ def test_pulls_of_cells_are_normal(weight_spread):
 def test_the_scale_of_weights_does_not_matter():
     counts = drawn(HAWC, GRID, horizon(HAWC, GRID), uneven(GRID, 1e6), dipole_sky(GRID, (0.1, 0)), 1, 0.7)
     names = ("n_sky", "n_time", "n_local", "n_half")
-    scaled = counts.replace(
-        **{n: 1e-3 * getattr(counts, n) for n in names}, w2={n: 1e-6 * counts.w2[n] for n in names}
-    )
+    scaled = counts.replace(**{n: 1e-3 * getattr(counts, n) for n in names}, w2={n: 1e-6 * counts.w2[n] for n in names})
     one, other = sky_map(counts), sky_map(scaled)
     for name in ("contrast", "error", "background", "data"):
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-6, atol=1e-12)
@@ -478,7 +476,8 @@ def test_fewer_events_than_cells_still_converge(events):
 def test_what_cannot_be_mapped_is_refused():
     counts = asimov(HAWC, GRID, horizon(HAWC, GRID), np.full(72, 1e4), np.ones(GRID.shape))
     empty = counts.replace(
-        **{n: 0 * getattr(counts, n) for n in ("n_sky", "n_time", "n_local", "n_half")}, num_events=0 * counts.num_events
+        **{n: 0 * getattr(counts, n) for n in ("n_sky", "n_time", "n_local", "n_half")},
+        num_events=0 * counts.num_events,
     )
     for make in (sky_map, iterative_map):
         with pytest.raises(InputError, match="hold no event: there is nothing to map"):

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from diffcr.inference.point_spread import gaussian_window, king_window, read_table, table_window, window_of
 from scipy import integrate, special
 
 from diffcr.errors import InputError
-from diffcr.inference.point_spread import gaussian_window, king_window, read_table, table_window, window_of
 
 
 def test_a_narrow_gaussian_has_the_window_of_diffusion_on_the_sphere():

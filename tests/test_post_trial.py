@@ -23,7 +23,9 @@ def seen(events: float, rate_bins=None):
     # Lopsided, so that a mirrored hour angle shows.
     local = np.where(cosine > np.cos(HAWC.zenith_max), cosine * (1 + 0.3 * np.sin(hour)), 0) * np.cos(dec)
     rate = 1 + 0.4 * np.cos(GRID.sidereal_time - 1) + 0.2 * np.sin(2 * GRID.sidereal_time)
-    return exposures(asimov(HAWC, GRID, local / local.sum(), events * rate / rate.sum(), np.ones(GRID.shape)), rate_bins)
+    return exposures(
+        asimov(HAWC, GRID, local / local.sum(), events * rate / rate.sum(), np.ones(GRID.shape)), rate_bins
+    )
 
 
 # Probabilities -------------------------------------------------------------------------------------------------
@@ -169,7 +171,7 @@ def test_nothing_to_judge_is_refused():
 @pytest.mark.slow
 def test_post_trial_chances_of_isotropic_skies_are_uniform():
     """The hottest disc of other isotropic skies: a chance probability of x in a fraction x of them."""
-    parts = seen(1e6)
+    parts = seen(4e4)
     scan = DiscScan(parts, GRID, np.radians(20))
     maxima, _ = isotropic_maxima(scan, 500, np.random.default_rng(1))
     others, _ = isotropic_maxima(scan, 300, np.random.default_rng(2))

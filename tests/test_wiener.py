@@ -34,7 +34,7 @@ def uneven(grid: RingGrid, events: float) -> np.ndarray:
 
 
 def real_harmonics(grid: RingGrid, degree, order, fine: int = 6) -> np.ndarray:
-    """Real orthonormal harmonics without the Condon-Shortley phase, averaged over cells; (param, ring, ra), by scipy."""
+    """Real harmonics without the Condon-Shortley phase, averaged over cells, by scipy; (param, ring, ra)."""
     edges = np.linspace(-np.pi / 2, np.pi / 2, grid.n_ring * fine + 1)
     dec = (edges[1:] + edges[:-1]) / 2
     ra = 2 * np.pi * (np.arange(grid.n_ra * fine) + 0.5) / (grid.n_ra * fine)
@@ -66,7 +66,7 @@ def pulls(result, values):
 
 
 def test_multipoles_are_those_of_the_dense_posterior():
-    """For a small anisotropy the posterior is Gaussian: (F + 1/C)^-1 y, with score and F built over all (time, cell)."""
+    """For a small anisotropy the posterior is Gaussian: (F + 1/C)^-1 y, score and F built over all (time, cell)."""
     l_max, power, n = 4, 1e-6, 24
     sky, _ = from_prior(SMALL, l_max, power, 1, dipole=1e-6)
     counts = drawn(HAWC, SMALL, horizon(HAWC, SMALL), uneven(SMALL, 3e7), sky, 2)
@@ -228,5 +228,3 @@ def test_a_dipole_that_cannot_be_measured_is_refused():
     counts = asimov(HAWC, SMALL, local, rate, np.ones(SMALL.shape))
     with pytest.raises(InputError, match="the dipole, which has no prior, cannot be measured"):
         wiener_map(counts, 3, 1e-6)
-
-
