@@ -265,7 +265,11 @@ def fit(
         "skip_bad_rows": skip_bad_rows,
     }
     counts = blinded(read_inputs(inputs, site, **reader, **options), blind)
-    checks = _systematics_of(counts, inputs, site, reader, options) if systematics else None
+    checks = None
+    if systematics:
+        from .control_runs import Source, systematics_of
+
+        checks = systematics_of(counts, Source(tuple(inputs), site, reader, options), gamma)
     known = known_exposure(exposure, counts)
     summary = _fit_and_write(
         counts,
@@ -536,18 +540,6 @@ def _fit_and_write(counts, output: Path, pictures: bool, systematics=None, **opt
     write_json(output / "fit.json", summary)
     tell_inputs(counts)
     return summary
-
-
-def _systematics_of(counts, inputs, site, reader: dict, options: dict):
-    """A function of the fit that gives its systematics block, refused at once where there can be none."""
-    from .control_runs import Source, systematics_block
-
-    index = options.get("orbital_index")
-    source = Source(tuple(inputs), site, reader, options)
-    if counts.blinded or counts.time_frame != "sidereal":
-        why = "unblinded counts" if counts.blinded else "sidereal time"
-        raise InputError(f"--systematics is for {why} only; leave it out")
-    return lambda result: systematics_block(result, counts, source, 2.7 if index is None else index)
 
 
 def _exit_by(summary: dict) -> None:

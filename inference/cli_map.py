@@ -88,6 +88,9 @@ def sky_map(
     seed: Annotated[int, typer.Option(help="Seed of the isotropic skies.", min=0)] = 0,
     threshold: Annotated[float, typer.Option(help="Least |significance| of the listed excesses.")] = 3.0,
     nside: Annotated[int, typer.Option(help="Resolution of map.fits.")] = 64,
+    systematics: Annotated[
+        bool, typer.Option("--systematics", help="Add the systematic errors of the dipole from control analyses.")
+    ] = False,
     site: SiteOption = None,
     columns: Columns = None,
     time_format: TimeFormat = None,
@@ -142,19 +145,22 @@ def sky_map(
             remove_orbital,
             gamma,
         )
-        counts = read_inputs(
-            inputs,
-            site,
-            columns=columns,
-            time_format=time_format,
-            azimuth=azimuth,
-            prefer=prefer,
-            equinox=equinox,
-            skip_bad_rows=skip_bad_rows,
-            bin_reference=bin_reference,
-            **options,
-        )
+        reader = {
+            "columns": columns,
+            "time_format": time_format,
+            "azimuth": azimuth,
+            "prefer": prefer,
+            "equinox": equinox,
+            "skip_bad_rows": skip_bad_rows,
+        }
+        counts = read_inputs(inputs, site, bin_reference=bin_reference, **reader, **options)
     counts = blinded(counts, blind)
+    checks = None
+    if systematics:
+        from .control_runs import Source, systematics_of
+
+        source = None if local is not None else Source(tuple(inputs), site, reader, options)
+        checks = systematics_of(counts, source, gamma)
     sky, power = _fitted(counts, method, iterations, lmax, prior_cl, psf, cells, rate_bins)
     declinations = None
     if local is not None:
@@ -162,7 +168,7 @@ def sky_map(
 
         declinations = mean_declinations(local, sky, bin_reference or "start")
     analysis = _analysed(sky, power, nside, smoothing, remove_lmax, skies, seed, threshold, declinations)
-    content = _written(analysis, output, plots)
+    content = _written(analysis, output, plots, checks)
     if local is not None:
         from .map_exchange import write_multi_llh
 
@@ -275,7 +281,7 @@ def _analysed(sky, power, nside, smoothing, remove_lmax, skies, seed, threshold,
 
     from .discs import DiscScan, disc_map, multipoles_removed
     from .map_products import frame_of, healpix_map, spots
-    from .map_report import Analysis, contrast_shown
+    from .map_report import Analysis, contrast_shown, significance_shown
     from .post_trial import PostTrial, isotropic_maxima
 
     null = multipoles_removed(sky, remove_lmax) if remove_lmax else None
@@ -295,9 +301,8 @@ def _analysed(sky, power, nside, smoothing, remove_lmax, skies, seed, threshold,
     analysis = Analysis(sky, shown, discs, null, remove_lmax, [], hottest, coldest, power)
     contrast = contrast_shown(analysis)
     error = sky.error if discs is None else discs.error
-    significance = contrast / error if discs is None else discs.significance
     found = spots(
-        significance,
+        significance_shown(analysis),
         contrast,
         error,
         sky.grid,
@@ -320,10 +325,10 @@ def _with_progress(total: int, work):
         return work(lambda n: bar.advance(task, n))
 
 
-def _written(analysis, output: Path, plots: bool) -> dict:
+def _written(analysis, output: Path, plots: bool, checks) -> dict:
     """Write map.fits, pictures and map.json, in this order: the JSON is there once all is."""
     from .map_products import write_healpix
-    from .map_report import map_summary, write_map_pictures
+    from .map_report import dipole_of, map_summary, write_map_pictures
     from .report import write_json
 
     make_folder(output)
@@ -335,6 +340,7 @@ def _written(analysis, output: Path, plots: bool) -> dict:
     write_healpix(output / "map.fits", analysis.healpix, keywords)
     if plots:
         write_map_pictures(analysis, output)
-    content = map_summary(analysis, time.process_time())
+    block = None if checks is None else checks(dipole_of(analysis))
+    content = map_summary(analysis, time.process_time(), block)
     write_json(output / "map.json", content)
     return content

@@ -285,6 +285,20 @@ def systematics_block(
     return found | content | {"not_run": not_run}
 
 
+def systematics_of(
+    counts: Counts, source: Source | None, spectral_index: float | None = None
+) -> Callable[[FitResult | Dipole], dict]:
+    """A function of the result that gives its systematics block; refused at once where there can be none.
+
+    Raises:
+        InputError: If the counts are blinded, or not in sidereal time.
+    """
+    if counts.blinded or counts.time_frame != "sidereal":
+        why = "unblinded counts" if counts.blinded else "sidereal time"
+        raise InputError(f"--systematics is for {why} only; leave it out")
+    return lambda result: systematics_block(result, counts, source, 2.7 if spectral_index is None else spectral_index)
+
+
 _NO_EVENTS = "needs the events: give event lists, not counts"
 
 

@@ -15,7 +15,7 @@ from diffcr.sky import precession_matrix
 from .data import Counts
 from .discs import DiscMap
 from .files import atomic
-from .maps import SkyMap
+from .maps import SkyMap, cell_significance
 
 COLUMNS = ("RELATIVE_INTENSITY", "ERROR", "SIGNIFICANCE", "BACKGROUND", "EXPOSURE")
 """Fields of map.fits; RELATIVE_INTENSITY is I - 1. A smoothed map has LI_MA and LI_MA_WIDTH after them."""
@@ -131,8 +131,10 @@ def healpix_map(
             values = np.nan_to_num(sky.contrast).ravel()[cell]
             values = values + _dipole_within(sky, cell, declination, right_ascension, declinations)
             contrast = np.bincount(pixel, density * values, number) / share
-            error = np.sqrt(_squares(sky, cell, pixel, density, number)) / share
-        fields = [contrast, error, contrast / error, share * area]
+            error = np.sqrt(_squares(sky, sky.error, cell, pixel, density, number)) / share
+            null = np.sqrt(_squares(sky, sky.isotropic_error, cell, pixel, density, number)) / share
+            judged = contrast / error if sky.method == "wiener" else cell_significance(contrast, null)
+        fields = [contrast, error, judged, share * area]
         names = list(COLUMNS[:4])
     else:
         maps = (discs.contrast, discs.error, discs.significance, discs.background, discs.li_ma, discs.li_ma_width)
@@ -164,7 +166,7 @@ def _mean(values: np.ndarray, pixel: np.ndarray, number: int) -> np.ndarray:
         return np.bincount(pixel, np.where(finite, values, 0.0), number) / np.bincount(pixel, finite, number)
 
 
-def _squares(sky: SkyMap, cell: np.ndarray, pixel: np.ndarray, density: np.ndarray, number: int) -> np.ndarray:
+def _squares(sky: SkyMap, error: np.ndarray, cell, pixel, density: np.ndarray, number: int) -> np.ndarray:
     """Sum over the blocks that a pixel touches of (background share times error of the block) squared."""
     rings, bins = sky.cells
     n = sky.grid.n_ra
@@ -173,7 +175,7 @@ def _squares(sky: SkyMap, cell: np.ndarray, pixel: np.ndarray, density: np.ndarr
     key = pixel * blocks + block
     order = np.argsort(key, kind="stable")
     starts = np.flatnonzero(np.diff(key[order], prepend=-1))
-    weight = np.add.reduceat((density * np.nan_to_num(sky.error).ravel()[cell])[order], starts)
+    weight = np.add.reduceat((density * np.nan_to_num(error).ravel()[cell])[order], starts)
     return np.bincount(pixel[order][starts], weight**2, number)
 
 

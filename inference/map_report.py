@@ -13,10 +13,10 @@ from .dipole import Dipole, log10_p_value, significance_sigma
 from .discs import DiscMap, Null
 from .fit import _to_j2000, dead_bins
 from .map_products import Frame, HealpixMap, Spot, frame_of, map_dipole
-from .maps import SkyMap
+from .maps import SkyMap, cell_significance
 from .multipoles import free_multipoles
 from .post_trial import PostTrial
-from .report import _finite, _without_nan
+from .report import _finite, _without_nan, describe_systematics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +50,9 @@ class Analysis:
         return frame_of(self.sky.counts)
 
 
-def map_summary(analysis: Analysis, cpu_seconds: float) -> dict:
-    """Everything map.json holds. Angles in degrees; null where not known or blinded."""
+def map_summary(analysis: Analysis, cpu_seconds: float, systematics: dict | None = None) -> dict:
+    """Everything map.json holds. Angles in degrees; null where not known or blinded. `systematics` is the block of
+    that name."""
     sky, discs = analysis.sky, analysis.discs
     counts, frame = sky.counts, analysis.frame
     hidden = counts.blinded
@@ -98,7 +99,7 @@ def map_summary(analysis: Analysis, cpu_seconds: float) -> dict:
         "significance": (
             "signed profile-likelihood ratio of one amplitude per disc, rates and acceptances refitted; pre-trial"
             if discs is not None
-            else "contrast over error of each pixel; pre-trial"
+            else "signed root of the likelihood ratio of each cell; pre-trial"
         ),
         "li_ma": None if discs is None else _li_ma(discs),
         "hottest": _extreme(analysis, 1, analysis.hottest, hidden),
@@ -111,10 +112,12 @@ def map_summary(analysis: Analysis, cpu_seconds: float) -> dict:
         "inputs": list(counts.inputs),
         "history": counts.history,
     }
+    if systematics is not None:
+        content["systematics"] = systematics
     return _without_nan(content)
 
 
-def _dipole(analysis: Analysis, hidden: bool) -> dict:
+def dipole_of(analysis: Analysis) -> Dipole:
     """Least-squares dipole of the map in the frame of the results."""
     delta, covariance = map_dipole(analysis.sky)
     degree, order = free_multipoles(1)
@@ -124,7 +127,12 @@ def _dipole(analysis: Analysis, hidden: bool) -> dict:
         place = [int(np.flatnonzero(order == 1)[0]), int(np.flatnonzero(order == -1)[0])]
         turn = turn[np.ix_(place, place)]
         delta, covariance = turn @ delta, turn @ covariance @ turn.T
-    dipole = Dipole(delta, covariance)
+    return Dipole(delta, covariance)
+
+
+def _dipole(analysis: Analysis, hidden: bool) -> dict:
+    dipole = dipole_of(analysis)
+    delta, covariance = dipole.delta, dipole.covariance
     return {
         "delta_0h": None if hidden else float(delta[0]),
         "delta_6h": None if hidden else float(delta[1]),
@@ -208,6 +216,8 @@ def describe_map(content: dict) -> list[str]:
             text += f"; post-trial p = {10 ** trial['log10_p']:.2g}"
             text += f" ({trial['significance_sigma']:.2f} sigma)" if trial["significance_sigma"] > 0 else ""
         lines.append(f"{name:<17}{text}")
+    if "systematics" in content:
+        lines += describe_systematics(content["systematics"])
     return lines
 
 
@@ -230,7 +240,7 @@ def write_map_pictures(analysis: Analysis, folder: Path) -> list[Path]:
         what += rf", $\ell \leq {analysis.removed}$ removed"
     contrast = contrast_shown(analysis)
     error = sky.error if discs is None else discs.error
-    significance = contrast / error if discs is None else discs.significance
+    significance = significance_shown(analysis)
     marked = [] if counts.blinded or discs is None else _markers(analysis)
     # The edge of the field of view, where errors are largest, must not set the colours.
     judged = np.isfinite(contrast) & (error < 5 * np.nanmedian(error))
@@ -259,6 +269,14 @@ def contrast_shown(analysis: Analysis) -> np.ndarray:
     if analysis.null is None:
         return analysis.sky.contrast
     return (1 + analysis.sky.contrast) / analysis.null.intensity - 1
+
+
+def significance_shown(analysis: Analysis) -> np.ndarray:
+    """Pre-trial significance of cells or discs, (ring, ra)."""
+    if analysis.discs is not None:
+        return analysis.discs.significance
+    contrast, sky = contrast_shown(analysis), analysis.sky
+    return contrast / sky.error if sky.method == "wiener" else cell_significance(contrast, sky.isotropic_error)
 
 
 def _range(error: np.ndarray, judged: np.ndarray) -> tuple[float, float]:

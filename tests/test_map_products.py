@@ -110,8 +110,9 @@ def test_fields_belong_together():
     sky = sky_map(counts, (1, 1))
     shown = healpix_map(sky, 8).fields
     inside = np.isfinite(shown["ERROR"])
+    # With many events the likelihood ratio of a pixel is contrast over error.
     np.testing.assert_allclose(
-        shown["SIGNIFICANCE"][inside], (shown["RELATIVE_INTENSITY"] / shown["ERROR"])[inside], rtol=1e-12
+        shown["SIGNIFICANCE"][inside], (shown["RELATIVE_INTENSITY"] / shown["ERROR"])[inside], rtol=0.03
     )
     assert np.nanmax(shown["EXPOSURE"]) == 1.0
     np.testing.assert_allclose(

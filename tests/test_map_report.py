@@ -85,7 +85,9 @@ def test_excesses_and_deficits_are_told_with_their_chances():
 def test_unsmoothed_maps_have_no_discs():
     content = map_summary(analysis_of(counts_of(np.nan), discs=False), 0.0)
     assert content["smoothing_deg"] is None and content["li_ma"] is None and content["equinox"] == "date"
-    assert content["mean_epoch"] is None and content["significance"].startswith("contrast over error")
+    assert content["mean_epoch"] is None and content["significance"].startswith(
+        "signed root of the likelihood ratio of each cell"
+    )
 
 
 def test_an_iterative_map_does_not_claim_convergence():

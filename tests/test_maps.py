@@ -13,6 +13,7 @@ from diffcr.inference.maps import (
     Problem,
     State,
     block_of,
+    cell_significance,
     correlated,
     exposures,
     iterative_map,
@@ -20,7 +21,7 @@ from diffcr.inference.maps import (
     sky_map,
 )
 from helpers import asimov, dipole_sky, drawn
-from scipy import optimize
+from scipy import optimize, special
 
 from diffcr.errors import FitError, InputError
 from diffcr.grid import RingGrid
@@ -111,8 +112,13 @@ def test_value_gradient_and_hessian_are_those_of_jax(cells, rate_bins):
     # Unexposed blocks are not free.
     du = du * problem.exposed[:: cells[0], :: cells[1]]
     reference = by_jax(counts, rate_bins, cells)
-    value, (g_sky, g_rate) = jax.value_and_grad(reference, (0, 1))(u, v)
-    _, (h_sky, h_rate) = jax.jvp(jax.grad(reference, (0, 1)), (u, v), (du, dv))
+
+    @jax.jit
+    def derivatives(u, v):
+        _, images = jax.jvp(jax.grad(reference, (0, 1)), (u, v), (du, dv))
+        return *jax.value_and_grad(reference, (0, 1))(u, v), images
+
+    value, (g_sky, g_rate), (h_sky, h_rate) = derivatives(u, v)
     state = State(spread(u), tuple(v))
     linear = problem.linearise(state)
     out = linear.information(State(spread(du), tuple(dv)))
@@ -499,3 +505,21 @@ def test_a_map_that_is_not_the_maximum_says_so():
         short.require_converged()
     with pytest.raises(FitError, match="use larger --cells, or the maximum-likelihood method"):
         iterative_map(counts, 3).require_converged()
+
+
+def test_single_cells_are_judged_as_poisson_counts_are():
+    """sqrt(2 [n ln(n / B) - (n - B)]) signed: B = 10 with n = 2, 10, 25 (Li & Ma for a known background)."""
+    n, b = np.array([0.0, 2.0, 10.0, 25.0]), 10.0
+    expected = np.sign(n - b) * np.sqrt(2 * (special.xlogy(n, n / b) - (n - b)))
+    np.testing.assert_allclose(cell_significance(n / b - 1, np.full(4, b**-0.5)), expected, atol=1e-12)
+    assert expected[1] == pytest.approx(-3.0893, abs=1e-4)
+
+
+def test_significances_of_cells_with_few_events_are_not_lopsided():
+    """Contrast over its own error would give deficits twice the weight: a cell with fewer events has the smaller error."""
+    rng = np.random.default_rng(2)
+    drawn = rng.poisson(25.0, 200_000)
+    judged = cell_significance(drawn / 25.0 - 1, np.full(drawn.size, 0.2))
+    assert np.std(judged) == pytest.approx(1, abs=0.01)
+    assert np.mean(judged < -3) == pytest.approx(0.00135, abs=0.0006)
+    assert np.mean(judged > 3) == pytest.approx(0.00135, abs=0.0006)
