@@ -401,6 +401,20 @@ def test_another_hot_spot_stays(dipole_and_spot):
     assert scan.information[place] < DiscScan(both.seen, GRID, radius).information[place]
 
 
+@pytest.mark.slow
+def test_removed_multipoles_of_weighted_counts_are_in_effective_events():
+    """Weights of two throughout are worth as many events as there are: nothing changes."""
+    counts = drawn(HAWC, SMALL, horizon(HAWC, SMALL), uneven(SMALL, 1e6), dipole_sky(SMALL, (0.1, 0.0)), 3)
+    names = ("n_sky", "n_time", "n_local", "n_half")
+    doubled = counts.replace(
+        **{n: 2 * getattr(counts, n) for n in names}, w2={n: 4 * getattr(counts, n) for n in names}
+    )
+    one, other = (sky_map(c, (1, 1)) for c in (counts, doubled))
+    plain, weighted = (multipoles_removed(s, 1) for s in (one, other))
+    assert weighted.expected.sum() == pytest.approx(counts.sum_weights, rel=1e-3)
+    np.testing.assert_allclose(weighted.expected, plain.expected, rtol=1e-6, atol=1e-6)
+
+
 def dipole_basis(grid: RingGrid) -> np.ndarray:
     """The real harmonics of l = 1, m != 0, at the centres of the cells, by scipy."""
     dec, ra = np.meshgrid(grid.declination, grid.right_ascension, indexing="ij")

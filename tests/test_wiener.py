@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import pytest
 from diffcr.inference.data import combine
+from diffcr.inference.maps import Problem, State, exposures
 from diffcr.inference.multipoles import free_multipoles
 from diffcr.inference.point_spread import gaussian_window
 from diffcr.inference.power import combined_information, prepare
@@ -228,3 +229,32 @@ def test_a_dipole_that_cannot_be_measured_is_refused():
     counts = asimov(HAWC, SMALL, local, rate, np.ones(SMALL.shape))
     with pytest.raises(InputError, match="the dipole, which has no prior, cannot be measured"):
         wiener_map(counts, 3, 1e-6)
+
+
+def test_a_strong_dipole_is_not_linearised():
+    """A dipole of 30 %: away from isotropy the gradient is that of the intensity, not of its logarithm."""
+    sky = dipole_sky(GRID, (0.3, -0.1))
+    result = wiener_map(asimov(HAWC, GRID, horizon(HAWC, GRID), uneven(GRID, 1e8), sky), 3, 1.0)
+    first = [int(np.flatnonzero((result.degree == 1) & (result.order == m))[0]) for m in (1, -1)]
+    np.testing.assert_allclose(np.sqrt(3 / (4 * np.pi)) * result.multipoles[first], (0.3, -0.1), rtol=1e-3)
+    assert np.abs(result.multipoles[result.degree > 1]).max() < 1e-3
+    assert result.map.converged
+
+
+def test_the_gradient_vanishes_at_the_map():
+    """Noise on a dipole of 40 %: the derivative of ln L along each multipole, by differences, is that of the prior."""
+    counts = drawn(HAWC, GRID, horizon(HAWC, GRID), uneven(GRID, 1e6), dipole_sky(GRID, (0.4, -0.2)), 4)
+    result = wiener_map(counts, 2, 1.0, rate_bins=48, tolerance=1e-10)
+    problem = Problem(exposures(counts, 48), (1, 1))
+    (e,) = problem.seen
+    log_rates = (np.log(result.map.rates[0] / e.rate),)
+
+    def gain(step):
+        contrast = np.where(problem.exposed, np.nan_to_num(result.map.contrast) + step, 0.0)
+        return problem.gain(State(np.log1p(contrast), log_rates))
+
+    error = np.sqrt(np.diag(result.covariance))
+    for k, y in enumerate(harmonics_to(GRID, 2)):
+        # Per standard error of the multipole; the prior's share is of the order of the error itself.
+        slope = (gain(0.1 * error[k] * y) - gain(-0.1 * error[k] * y)) / 0.2
+        assert abs(slope) < 0.02, (k, slope)
