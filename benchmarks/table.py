@@ -53,8 +53,41 @@ def table() -> str:
                 "`benchmarks/calibration.py`",
             )
         )
+    rows += _map_rows(results)
     rows += _posterior_rows(results)
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _map_rows(results: dict) -> list[tuple[str, str, str]]:
+    maps, significance = results["maps"], results["significance"]
+    rows = [
+        (
+            f"free map of {maps['free_values']:,} cells, 360 rates, {maps['events']:.0e} events, against plain "
+            "alternation over exposed (time, cell) pairs to the same ln L",
+            f"{maps['fit_cpu_seconds']:.2g} CPU s, {maps['gradient_steps']} gradient steps, "
+            f"{maps['ratio']:.0f} times faster",
+            "`benchmarks/maps.py`",
+        ),
+        (
+            f"`diffcr map --config` with {maps['files']} HEALPix files of nside {maps['files_nside']}, whole process",
+            f"{maps['process_cpu_seconds']:.1f} CPU s",
+            "`benchmarks/maps.py --files`",
+        ),
+    ]
+    for name in ("hawc-like", "auger-like", "icecube-like"):
+        found = [row for row in significance["rows"] if row["detector"] == name]
+        radii = ", ".join(f"{row['radius_deg']:g}" for row in found)
+        widths = ", ".join(f"{row['width']:.3f}" for row in found)
+        others = ", ".join(f"{row['li_ma_width']:.2f}" for row in found)
+        rows.append(
+            (
+                f"width of the disc significance under isotropy, {name}, radii {radii} degrees, at least "
+                f"{min(row['discs'] for row in found)} separate discs each",
+                f"{widths} (Li-Ma, background as known: {others})",
+                "`benchmarks/significance.py`",
+            )
+        )
+    return rows
 
 
 def _posterior_rows(results: dict) -> list[tuple[str, str, str]]:

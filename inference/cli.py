@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 bad input (one line says what, where and the remedy), 3 fi
 
 import math
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -128,7 +129,7 @@ def _interrupt_at_once():
         for folder in {Path.cwd(), *(p for a in sys.argv[1:] for p in (Path(a), Path(a).parent) if p.is_dir())}:
             for place in (folder, folder / "segments"):
                 for part in place.glob(f".*.{os.getpid()}.part"):
-                    part.unlink(missing_ok=True)
+                    shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
         os.write(2, b"diffcr: interrupted\n")
         os._exit(130)
 

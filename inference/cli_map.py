@@ -40,6 +40,8 @@ from .cli_options import (
     tell_inputs,
 )
 
+_FEWEST_EVENTS = 30
+
 _METHODS = ("ml", "iterative", "wiener")
 
 
@@ -154,6 +156,10 @@ def sky_map(
             "skip_bad_rows": skip_bad_rows,
         }
         counts = read_inputs(inputs, site, bin_reference=bin_reference, **reader, **options)
+    if counts.effective_events < _FEWEST_EVENTS:
+        raise InputError(
+            f"{counts.effective_events:.3g} effective events are too few for a map; give at least {_FEWEST_EVENTS}"
+        )
     counts = blinded(counts, blind)
     checks = None
     if systematics:
@@ -280,7 +286,7 @@ def _analysed(sky, power, nside, smoothing, remove_lmax, skies, seed, threshold,
     import numpy as np
 
     from .discs import DiscScan, disc_map, multipoles_removed
-    from .map_products import frame_of, healpix_map, spots
+    from .map_products import extreme_pixels, frame_of, healpix_map, spots
     from .map_report import Analysis, contrast_shown, significance_shown
     from .post_trial import PostTrial, isotropic_maxima
 
@@ -289,7 +295,7 @@ def _analysed(sky, power, nside, smoothing, remove_lmax, skies, seed, threshold,
     if smoothing is not None:
         scan = DiscScan(sky.seen, sky.grid, math.radians(smoothing), None if null is None else null.basis)
         if not (scan.information > 0).any():
-            raise InputError("no disc has enough exposure to be judged: use a larger --smoothing")
+            raise InputError("no disc has enough exposure to be judged: use another --smoothing")
         discs = disc_map(sky, scan.radius, null, scan)
         number = 200 if skies is None else skies
         if number:
@@ -301,15 +307,18 @@ def _analysed(sky, power, nside, smoothing, remove_lmax, skies, seed, threshold,
     analysis = Analysis(sky, shown, discs, null, remove_lmax, [], hottest, coldest, power)
     contrast = contrast_shown(analysis)
     error = sky.error if discs is None else discs.error
-    found = spots(
-        significance_shown(analysis),
-        contrast,
-        error,
-        sky.grid,
-        frame_of(sky.counts),
-        math.radians(5 if smoothing is None else max(smoothing, 1)),
-        threshold if smoothing is not None else math.inf,
-    )
+    if discs is None and null is None:
+        found = extreme_pixels(shown, sky.grid, frame_of(sky.counts))
+    else:
+        found = spots(
+            significance_shown(analysis),
+            contrast,
+            error,
+            sky.grid,
+            frame_of(sky.counts),
+            math.radians(5 if smoothing is None else max(smoothing, 1)),
+            threshold if smoothing is not None else math.inf,
+        )
     return Analysis(sky, shown, discs, null, remove_lmax, found, hottest, coldest, power)
 
 
@@ -326,21 +335,24 @@ def _with_progress(total: int, work):
 
 
 def _written(analysis, output: Path, plots: bool, checks) -> dict:
-    """Write map.fits, pictures and map.json, in this order: the JSON is there once all is."""
+    """Write map.fits, pictures and map.json; they take the place of older ones together."""
+    from .files import together
     from .map_products import write_healpix
     from .map_report import dipole_of, map_summary, write_map_pictures
     from .report import write_json
 
-    make_folder(output)
     counts = analysis.sky.counts
     software = map_summary(analysis, 0.0)["software"]
     keywords = {"CREATOR": software, "TIMEFRAM": counts.time_frame, "METHOD": analysis.sky.method}
     if analysis.discs is not None:
         keywords["RADIUS"] = math.degrees(analysis.discs.radius)
-    write_healpix(output / "map.fits", analysis.healpix, keywords)
-    if plots:
-        write_map_pictures(analysis, output)
     block = None if checks is None else checks(dipole_of(analysis))
     content = map_summary(analysis, time.process_time(), block)
-    write_json(output / "map.json", content)
+    make_folder(output)
+    with together(output) as folder:
+        write_healpix(folder / "map.fits", analysis.healpix, keywords)
+        if plots:
+            write_map_pictures(analysis, folder)
+        content["cpu_seconds"] = time.process_time()
+        write_json(folder / "map.json", content)
     return content

@@ -136,9 +136,11 @@ def tell_inputs(counts) -> None:
 
 def _tell_input(entry: dict) -> None:
     if "bin_reference" in entry:
+        place = f"latitude {entry['latitude_deg']:g}, longitude {entry['longitude_deg']:g}"
         print(
-            f"read             {entry['file']}: local maps, nside {entry['nside']}, sky of a time bin at its "
-            f"{entry['bin_reference']}",
+            f"read             {entry['file'].removesuffix(': ' + entry['site'])}: {entry['site']} at {place}, "
+            f"zenith to {entry['zenith_max_deg']:g} degrees; {entry['time_bins']} local maps, nside {entry['nside']}, "
+            f"sky of a time bin at its {entry['bin_reference']}",
             file=sys.stderr,
         )
     if "columns" in entry:

@@ -363,8 +363,8 @@ def multipoles_removed(sky: SkyMap, l_max: int) -> Null:
     result = fit(counts, l_max)
     contrast = contrast_of_date(result)
     # Like the exposures, in effective events.
-    scale = sum(e.total for e in sky.seen) / counts.sum_weights
-    background = sum(backgrounds(result)) * scale
+    parts = zip(backgrounds(result), sky.seen, counts.configurations(), strict=True)
+    background = sum(b * (e.total / counts.n_time[p].sum()) for b, e, p in parts)
     return Null(1 + contrast, background * (1 + contrast), _basis(sky.grid, result.degree, result.order))
 
 

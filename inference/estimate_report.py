@@ -7,13 +7,13 @@ import numpy as np
 
 from . import estimate_plots, plots
 from .estimate_plots import measured, name_of
-from .files import atomic
+from .files import atomic, together
 from .hepdata import write_hepdata
 from .report import describe_systematics, write_json
 
 
 def write_estimates(folder: Path, summary: dict, pictures: bool = True) -> list[Path]:
-    """Write everything into a folder that exists; estimates.json comes last, once all else is there.
+    """Write everything into a folder that exists; the files take the place of older ones together.
 
     Args:
         folder: Where to.
@@ -26,12 +26,13 @@ def write_estimates(folder: Path, summary: dict, pictures: bool = True) -> list[
     Raises:
         InputError: If a file cannot be written.
     """
-    written = write_hepdata(folder / "hepdata", summary)
-    written.append(write_latex(folder / "estimates.tex", summary))
-    if pictures:
-        written += write_estimate_pictures(folder, summary)
-    written.append(write_json(folder / "estimates.json", summary))
-    return written
+    with together(folder) as part:
+        written = write_hepdata(part / "hepdata", summary)
+        written.append(write_latex(part / "estimates.tex", summary))
+        if pictures:
+            written += write_estimate_pictures(part, summary)
+        written.append(write_json(part / "estimates.json", summary))
+    return [folder / path.relative_to(part) for path in written]
 
 
 def write_estimate_pictures(folder: Path, summary: dict) -> list[Path]:
@@ -156,8 +157,8 @@ def describe_estimates(summary: dict) -> list[str]:
                 first, last = entry["l_low"][0], entry["l_high"][0]
                 degrees = f"{first}" if first == last else f"{first}-{last}"
                 lines.append(
-                    f"  {label:<23}C_{degrees} = {entry['power'][0]:.3g} +- {entry['error'][0]:.2g}, of which noise "
-                    f"{entry['isotropic_error'][0]:.2g}; to l = {entry['l_high'][-1]}"
+                    f"  {label:<23}C_{degrees} = {entry['power'][0]:.3g} +- {entry['error'][0]:.2g}, +- "
+                    f"{entry['isotropic_error'][0]:.2g} if the sky were isotropic; to l = {entry['l_high'][-1]}"
                 )
     lines += _of_all(summary)
     if summary["not_run"]:

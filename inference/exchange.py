@@ -127,6 +127,11 @@ def _options(entry, where: str) -> dict:
             options[key] = math.nan
         if not math.isfinite(options[key]):
             raise InputError(f'{where}: "{key}" must be a number, not {entry[key]!r}')
+    if abs(options["latitude"]) > 90 or abs(options["longitude"]) > 360 or not 0 < options["thetamax"] <= 90:
+        raise InputError(
+            f"{where}: latitude {options['latitude']:g}, longitude {options['longitude']:g} and thetamax "
+            f"{options['thetamax']:g} must be degrees within 90, 360 and 0 to 90"
+        )
     for key in ("prefix", "suffix"):
         if not isinstance(options.get(key, ""), str):
             raise InputError(f'{where}: "{key}" must be text, not {options[key]!r}')
@@ -162,7 +167,8 @@ def _read_bins(options: dict, base: Path, where: str):
         content = _content(path)
         digest.update(content)
         table = binary_table(content, str(path), columns=3 if options["weights"] else 1)
-        _check_header(table.primary, k, len(paths), path)
+        for header in (table.primary, table.header):
+            _check_header(header, k, len(paths), path)
         if options["weights"] and len(table.columns) < 3:
             raise InputError(f"{path}: it has {len(table.columns)} columns: {_NO_SQUARES}")
         number, order = _layout(table.header, table.columns[0].size, options, path)

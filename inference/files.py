@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,25 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
         raise InputError(f"{path}: cannot be written ({error}); choose another -o or free some space") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def together(folder: Path) -> Iterator[Path]:
+    """A folder to write into, whose files all move into `folder` once all are written.
+
+    An interrupt before leaves the older files as they were, and no new one beside them.
+    """
+    with tempfile.TemporaryDirectory(prefix=".", suffix=f".{os.getpid()}.part", dir=folder) as name:
+        part = Path(name)
+        yield part
+        # The JSON last: it says what the rest is.
+        for file in sorted((p for p in part.rglob("*") if p.is_file()), key=lambda p: (p.suffix == ".json", p)):
+            place = folder / file.relative_to(part)
+            try:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, place)
+            except OSError as error:
+                raise InputError(f"{place}: cannot be written ({error}); choose another -o") from error
 
 
 def write_netcdf(path: str | os.PathLike, content: Any, **options: Any) -> None:

@@ -312,8 +312,12 @@ def _counts_of(
         "site": maps.name,
         "events_read": round(total),
         "cut": {"zenith": round(total - kept)},
-        "notes": list(maps.notes),
+        "notes": [*maps.notes, *_whole(maps)],
         "nside": maps.nside,
+        "time_bins": len(maps.counts),
+        "latitude_deg": math.degrees(maps.latitude),
+        "longitude_deg": math.degrees(maps.longitude),
+        "zenith_max_deg": math.degrees(maps.zenith_max),
         "bin_reference": bin_reference,
     }
     one = np.ones((1, 1, 1))
@@ -330,6 +334,15 @@ def _counts_of(
         w2={name: each[None, None, None] for name, each in squares.items()},
         inputs=({k: v for k, v in entry.items() if v is not None},),
     )
+
+
+def _whole(maps: LocalMaps) -> list[str]:
+    """A note where counts without weights are not whole numbers."""
+    if maps.sum_weights is not None or np.array_equal(maps.counts, np.rint(maps.counts)):
+        return []
+    return [
+        "counts are not whole numbers: errors are those of as many events; give weights with squares if they are weights"
+    ]
 
 
 def _marginals(

@@ -131,9 +131,15 @@ def healpix_map(
             values = np.nan_to_num(sky.contrast).ravel()[cell]
             values = values + _dipole_within(sky, cell, declination, right_ascension, declinations)
             contrast = np.bincount(pixel, density * values, number) / share
-            error = np.sqrt(_squares(sky, sky.error, cell, pixel, density, number)) / share
-            null = np.sqrt(_squares(sky, sky.isotropic_error, cell, pixel, density, number)) / share
-            judged = contrast / error if sky.method == "wiener" else cell_significance(contrast, null)
+            contrast = np.maximum(contrast, -1.0)
+            if sky.method == "wiener":
+                # Smooth: the errors of neighbouring cells are one error.
+                error = np.bincount(pixel, density * np.nan_to_num(sky.error).ravel()[cell], number) / share
+                judged = contrast / error
+            else:
+                error = np.sqrt(_squares(sky, sky.error, cell, pixel, density, number)) / share
+                null = np.sqrt(_squares(sky, sky.isotropic_error, cell, pixel, density, number)) / share
+                judged = cell_significance(contrast, null)
         fields = [contrast, error, judged, share * area]
         names = list(COLUMNS[:4])
     else:
@@ -209,6 +215,7 @@ def write_healpix(path: str | os.PathLike, content: HealpixMap, keywords: dict[s
         "COORDSYS": "C",
         "BAD_DATA": -1.6375e30,
     }
+    cards["FRAME"] = (content.frame, "equator and equinox of date where not J2000")
     if content.frame == "J2000":
         cards["EQUINOX"] = 2000.0
     for name, value in (cards | keywords).items():
@@ -277,6 +284,21 @@ def spots(
             left[vectors @ vectors[cell] > np.cos(apart)] = -np.inf
             first = False
     return sorted(found, key=lambda spot: -abs(spot.significance))
+
+
+def extreme_pixels(content: HealpixMap, grid: RingGrid, frame: Frame) -> list[Spot]:
+    """The pixels of largest and of smallest significance, as they stand in the file."""
+    import healpy
+
+    judged = content.fields["SIGNIFICANCE"]
+    found = []
+    for pixel in (int(np.nanargmax(judged)), int(np.nanargmin(judged))):
+        theta, phi = healpy.pix2ang(content.nside, pixel)
+        dec, ra = frame.directions_of_date(np.array([healpy.pix2vec(content.nside, pixel)]))
+        values = (float(content.fields[name][pixel]) for name in ("SIGNIFICANCE", "RELATIVE_INTENSITY", "ERROR"))
+        cell = (int(grid.ring_of(dec)[0]), int(grid.bin_of(ra)[0]))
+        found.append(Spot(float(phi), float(np.pi / 2 - theta), *values, cell))
+    return found
 
 
 def map_dipole(sky: SkyMap) -> tuple[np.ndarray, np.ndarray]:

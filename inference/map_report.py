@@ -108,6 +108,7 @@ def map_summary(analysis: Analysis, cpu_seconds: float, systematics: dict | None
         "deficits": [_spot(s, hidden) for s in analysis.spots if s.significance < 0],
         "prior_cl": None if analysis.power is None else list(map(float, analysis.power[0])),
         "prior_cl_fitted": None if analysis.power is None else analysis.power[1],
+        "notes": _notes(analysis),
         "blinded": hidden,
         "inputs": list(counts.inputs),
         "history": counts.history,
@@ -115,6 +116,32 @@ def map_summary(analysis: Analysis, cpu_seconds: float, systematics: dict | None
     if systematics is not None:
         content["systematics"] = systematics
     return _without_nan(content)
+
+
+_DEAD_DAY = 0.1
+"""Part of the sidereal day without livetime from which errors of the contrast are noticeably too small (9 % at a
+sixth)."""
+
+
+def _notes(analysis: Analysis) -> list[str]:
+    """What a reader of the numbers must know about these data."""
+    counts, notes = analysis.sky.counts, []
+    for place in counts.configurations():
+        dead = float(dead_bins(counts.n_time[place]).mean())
+        if dead > _DEAD_DAY and analysis.sky.method != "wiener":
+            notes.append(
+                f"{counts.label(place)}: no livetime for {24 * dead:.1f} h of the day; ERROR is too small "
+                "(10 % at 4 h, half at 6 h), SIGNIFICANCE of discs is not affected"
+            )
+        if counts.weighted:
+            local, squares = counts.n_local[place], counts.w2["n_local"][place]
+            per_ring = squares.sum(1)[local.sum(1) > 0] / local.sum(1)[local.sum(1) > 0]
+            if np.average(np.abs(per_ring / np.median(per_ring) - 1), weights=local.sum(1)[local.sum(1) > 0]) > 0.1:
+                notes.append(
+                    f"weights of {counts.label(place)} depend on the direction: errors and significances hold on "
+                    "average over the sky only; `diffcr fit` has them right for the dipole"
+                )
+    return notes
 
 
 def dipole_of(analysis: Analysis) -> Dipole:
@@ -176,9 +203,10 @@ def _extreme(analysis: Analysis, sign: int, trial: PostTrial | None, hidden: boo
             "as_strong": trial.larger,
             "chance_probability": trial.fraction,
             "chance_probability_upper_limit_95": trial.upper_limit_95,
-            "effective_trials": trial.effective_trials,
             "log10_p": trial.log10_p,
-            "significance_sigma": trial.significance,
+            "log10_p_from": "counted skies" if trial.counted else "tail fitted to the maxima of the skies",
+            "tail_number_exponent": list(trial.tail),
+            "significance_sigma_one_sided": trial.significance,
         }
     }
 
@@ -193,7 +221,7 @@ def describe_map(content: dict) -> list[str]:
         f"{content['median_expectation_per_cell']:.3g} events in a median cell",
         f"converged        {state[content['converged']]}",
         f"against isotropy TS {content['test_statistic']:.1f} for {content['degrees_of_freedom']} degrees of freedom, "
-        f"{content['significance_sigma']:.2f} sigma",
+        f"{content['significance_sigma']:.2f} sigma (two-sided)",
     ]
     d = content["dipole"]
     phase = (
@@ -214,8 +242,10 @@ def describe_map(content: dict) -> list[str]:
         if spot["post_trial"]:
             trial = spot["post_trial"]
             text += f"; post-trial p = {10 ** trial['log10_p']:.2g}"
-            text += f" ({trial['significance_sigma']:.2f} sigma)" if trial["significance_sigma"] > 0 else ""
+            sigma = trial["significance_sigma_one_sided"]
+            text += f" ({sigma:.2f} sigma, one-sided)" if sigma > 0 else ""
         lines.append(f"{name:<17}{text}")
+    lines += [f"note             {note}" for note in content["notes"]]
     if "systematics" in content:
         lines += describe_systematics(content["systematics"])
     return lines
@@ -243,7 +273,7 @@ def write_map_pictures(analysis: Analysis, folder: Path) -> list[Path]:
     significance = significance_shown(analysis)
     marked = [] if counts.blinded or discs is None else _markers(analysis)
     # The edge of the field of view, where errors are largest, must not set the colours.
-    judged = np.isfinite(contrast) & (error < 5 * np.nanmedian(error))
+    judged = np.isfinite(contrast) & (error < 2 * np.nanmedian(error))
     limit = float(np.nanmax(np.abs(np.where(judged, contrast, np.nan)))) or 1.0
     drawn = {
         "relative_intensity": plots.sky_map(

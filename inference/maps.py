@@ -40,6 +40,7 @@ class Exposure:
         local: Counts n_i, shape (ring, hour_angle).
         rate: Best isotropic rate, fractions that sum to 1, shape (time,).
         groups: Number of groups of time bins with a free rate each.
+        even: Whether the rate is constant within a group; else it is there as the counts have it.
         background: Expected counts of an isotropic sky, shape (ring, ra); zero where unexposed.
     """
 
@@ -49,6 +50,11 @@ class Exposure:
     rate: np.ndarray
     groups: int
     background: np.ndarray
+    even: bool = False
+
+    def rate_of(self, time: np.ndarray) -> np.ndarray:
+        """Best isotropic rate for other counts per time bin of the same kind, summing to 1."""
+        return (grouped_rate(time, self.groups) if self.even else time) / time.sum()
 
     @property
     def total(self) -> float:
@@ -81,17 +87,18 @@ def exposures(counts: Counts, rate_bins: int | None = None) -> list[Exposure]:
         raise InputError("the counts hold no event: there is nothing to map; look at the cuts and the time range")
     groups = _rate_bins(counts, places, rate_bins)
     return [
-        exposure_of(counts.n_sky[p], counts.n_time[p], counts.n_local[p], g)
+        exposure_of(counts.n_sky[p], counts.n_time[p], counts.n_local[p], g, rate_bins is not None)
         for p, g in zip(places, groups, strict=True)
     ]
 
 
-def exposure_of(sky: np.ndarray, time: np.ndarray, local: np.ndarray, groups: int) -> Exposure:
-    """`Exposure` of the three marginals, with rates constant within each of `groups` stretches."""
-    rate = grouped_rate(time, groups) / time.sum()
+def exposure_of(sky: np.ndarray, time: np.ndarray, local: np.ndarray, groups: int, even: bool = False) -> Exposure:
+    """`Exposure` of the three marginals, with `groups` free rates, and where `even` a constant rate within each."""
+    rate = (grouped_rate(time, groups) if even else np.asarray(time, float)) / time.sum()
     background = correlated(rate, local)
     background = np.where(background > 1e-12 * background.max(), background, 0.0)
-    return Exposure(np.asarray(sky, float), np.asarray(time, float), np.asarray(local, float), rate, groups, background)
+    arrays = (np.asarray(x, float) for x in (sky, time, local, rate))
+    return Exposure(*arrays, groups, background, even)
 
 
 def correlated(rate: np.ndarray, rings: np.ndarray) -> np.ndarray:
@@ -283,6 +290,10 @@ class State:
         rates = tuple(v + scale * dv for v, dv in zip(self.log_rates, step.log_rates, strict=True))
         return State(self.log_sky + scale * step.log_sky, rates)
 
+    def largest(self) -> float:
+        """Largest absolute entry, and no less than a millionth."""
+        return max(1e-6, *(float(np.max(np.abs(x), initial=0)) for x in (self.log_sky, *self.log_rates)))
+
     def dot(self, other: "State", block: int) -> float:
         """Scalar product over the free values, of which `block` cells share one."""
         rates = sum(float(v @ w) for v, w in zip(self.log_rates, other.log_rates, strict=True))
@@ -318,6 +329,7 @@ class Problem:
         for e, v in zip(self.seen, state.log_rates, strict=True):
             shift = e.rate * np.expm1(e.spread(v))
             x = shift.sum() + correlated(e.rate + shift, excess)
+            x = np.maximum(x, -1 + 1e-14)
             value += float(np.vdot(e.sky, state.log_sky) + e.time @ e.spread(v) - np.vdot(e.local, np.log1p(x)))
         return value
 
@@ -371,7 +383,8 @@ class Linearised:
         for e, v in zip(problem.seen, state.log_rates, strict=True):
             rate = e.rate * np.exp(e.spread(v))
             rate_modes = fft.rfft(rate)
-            x = fft.irfft(rate_modes * np.conj(self._modes), n=n, axis=1)
+            # Rounding may leave less than nothing where nothing is seen.
+            x = np.maximum(fft.irfft(rate_modes * np.conj(self._modes), n=n, axis=1), 1e-14)
             weight = e.local / x
             weight_modes = fft.rfft(weight, axis=1)
             expected = self.sky * fft.irfft(rate_modes * np.conj(weight_modes), n=n, axis=1)
@@ -409,7 +422,8 @@ class Linearised:
     def scaled(self, vector: State) -> State:
         """A vector over the diagonal of the information, the preconditioner."""
         problem = self.problem
-        sky = np.where(problem.exposed, vector.log_sky / np.where(problem.exposed, self._curvature, 1.0), 0.0)
+        known = problem.exposed & (self._curvature > 0)
+        sky = np.where(known, vector.log_sky / np.where(known, self._curvature, 1.0), 0.0)
         rates = tuple(
             np.where(e.alive, v / np.where(e.alive, c, 1.0), 0.0)
             for e, v, c in zip(problem.seen, vector.log_rates, self._rate_curvature, strict=True)
@@ -427,7 +441,11 @@ class Linearised:
         product, gain, number = residual.dot(scaled, block), 0.0, 0
         while product > 0 and number < max_steps:
             image = self.information(direction)
-            length = product / direction.dot(image, block)
+            curvature = direction.dot(image, block)
+            if not curvature > 1e-12 * direction.dot(direction, block):
+                # A direction that the counts know nothing of, up to rounding.
+                break
+            length = product / curvature
             step = direction.moved(direction, length - 1) if step is None else step.moved(direction, length)
             residual, number = residual.moved(image, -length), number + 1
             added = 0.5 * length * product
@@ -450,12 +468,15 @@ def maximise(problem: Problem, tolerance: float, max_steps: int) -> tuple[State,
     # would be a hundred times too long.
     state = problem.alternate(problem.start())
     value, inner, left, steps = problem.gain(state), 0, float("inf"), 0
+    if not value >= 0:
+        state, value = problem.start(), 0.0
     while steps < max_steps:
         steps += 1
         # Far from the maximum a rough step is as good: the next one starts from its error.
         step, left, number = problem.linearise(state).solve(1e-4)
         inner += number
-        scale, slack = 1.0, 1e-12 * (1 + abs(value))
+        # With a handful of events a step may be as long as the logarithm of what it divides by.
+        scale, slack = min(1.0, 5 / step.largest()), 1e-12 * (1 + abs(value))
         while scale > 1e-6:
             moved = state.moved(step, scale)
             new = problem.gain(moved)
@@ -474,7 +495,7 @@ def finished(
     counts: Counts, problem: Problem, state: State, method: str, gain: float, left: float, steps: int, inner: int
 ) -> SkyMap:
     """The state in the gauge of mean 1 per ring, with its background, errors and nuisances."""
-    sky = problem.gauged(np.exp(state.log_sky))
+    sky = problem.gauged(np.exp(np.clip(state.log_sky, -50, 50)))
     background, rates, acceptances = np.zeros_like(sky), [], []
     for e, v in zip(problem.seen, state.log_rates, strict=True):
         rate = e.rate * np.exp(e.spread(v))

@@ -1,6 +1,7 @@
 """Post-trial significance: how often an isotropic sky shows as strong a disc as the strongest one seen."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -46,21 +47,46 @@ class PostTrial:
         """95 % upper limit of the chance probability from their number (Clopper & Pearson 1934)."""
         return float(special.betaincinv(self.larger + 1, max(len(self.maxima) - self.larger, 1e-9), 0.95))
 
+    @functools.cached_property
+    def tail(self) -> tuple[float, float]:
+        """(N, gamma) of P(maximum < S) = exp(-N q^gamma), q = -ln(1 - p), p the pre-trial chance; maximum likelihood.
+
+        gamma = 1 is N independent discs: (1 - p)^N. Discs with sharp edges that overlap have smaller ones: the sky has
+        the more independent ones, the higher the threshold (Adler & Taylor 2007, Random Fields and Geometry).
+        """
+        from scipy import optimize
+
+        # -ln q has Gumbel's distribution, with scale 1 / gamma.
+        depth = -np.log(-special.log_ndtr(self.maxima))
+        if len(depth) < 10 or np.ptp(depth) == 0:
+            return float(len(depth) / np.exp(-depth).sum()), 1.0
+
+        def slope(gamma):
+            weight = np.exp(-gamma * (depth - depth.min()))
+            return 1 / gamma - depth.mean() + (weight @ depth) / weight.sum()
+
+        gamma = float(optimize.brentq(slope, 0.01, 50.0)) if slope(50.0) < 0 else 50.0
+        return float(len(depth) / np.exp(-gamma * depth).sum()), gamma
+
     @property
-    def effective_trials(self) -> float:
-        """Number of independent discs that would have such maxima, by maximum likelihood."""
-        survival = special.ndtr(-self.maxima)
-        return -len(self.maxima) / float(np.log1p(-survival).sum())
+    def log10_p_tail(self) -> float:
+        """log10 of the chance of a maximum as strong, from the fitted `tail`: also beyond the skies drawn."""
+        number, gamma = self.tail
+        strongest = abs(self.strongest)
+        # Beyond 6 sigma q is p to rounding, and what is left of 1 - p none at all.
+        log_q = math.log(-special.log_ndtr(strongest)) if strongest < 6 else float(special.log_ndtr(-strongest))
+        log_mean = math.log(number) + gamma * log_q
+        return (log_mean if log_mean < -18 else math.log(-math.expm1(-math.exp(log_mean)))) / math.log(10)
+
+    @property
+    def counted(self) -> bool:
+        """Whether `log10_p` is the counted fraction of skies (ten or more as strong) and not the fitted tail."""
+        return self.larger >= 10
 
     @property
     def log10_p(self) -> float:
-        """log10 of the chance probability 1 - (1 - p)^trials, p the one-sided pre-trial one: also beyond the skies
-        drawn."""
-        log_p = special.log_ndtr(-abs(self.strongest))
-        log_none = self.effective_trials * math.log1p(-math.exp(log_p)) if log_p > -700 else 0.0
-        if log_none > -1e-8:
-            return (math.log(self.effective_trials) + log_p) / math.log(10)
-        return math.log10(-math.expm1(log_none))
+        """log10 of the post-trial chance probability."""
+        return math.log10(self.fraction) if self.counted else self.log10_p_tail
 
     @property
     def significance(self) -> float:
@@ -87,7 +113,7 @@ def isotropic_maxima(
     if skies < 1:
         raise InputError(f"the number of isotropic skies must be at least 1, not {skies}")
     if not (scan.information > 0).any():
-        raise InputError("no disc has enough exposure to be judged: use a larger --smoothing")
+        raise InputError("no disc has enough exposure to be judged: use another --smoothing")
     high, low = np.empty(skies), np.empty(skies)
     for start in range(0, skies, 16):
         drawn = [draw_sky(scan.seen, rng) for _ in range(min(16, skies - start))]
@@ -107,8 +133,7 @@ def draw_sky(seen: Sequence[Exposure], rng: np.random.Generator) -> tuple[np.nda
     for e in seen:
         one, time, local = draw_isotropic(e, rng)
         sky += one
-        rate = e.spread(e.grouped(time)) / len(time) * e.groups / time.sum()
-        background += correlated(rate, local)
+        background += correlated(e.rate_of(time), local)
     return sky, background
 
 

@@ -404,7 +404,8 @@ def prepare(
     groups = _rate_bins(counts, places, rate_bins)
     basis = ring_basis(counts.grid, l_max)
     configurations = [
-        Configuration.make(counts, place, basis, number) for place, number in zip(places, groups, strict=True)
+        Configuration.make(counts, place, basis, number, rate_bins is not None)
+        for place, number in zip(places, groups, strict=True)
     ]
     return configurations, *free_multipoles(l_max)
 
@@ -441,17 +442,17 @@ class Configuration:
     squares: np.ndarray | None = None
 
     @classmethod
-    def make(cls, counts: Counts, place: tuple, basis: np.ndarray, groups: int) -> "Configuration":
+    def make(cls, counts: Counts, place: tuple, basis: np.ndarray, groups: int, even: bool) -> "Configuration":
         """From counts in effective events, the place of the configuration in them, `ring_basis`, and its free rates."""
         rings = np.flatnonzero(_exposed(counts, place, None))
         grid = counts.grid
         n_time, n_local = counts.n_time[place], counts.n_local[place][rings]
-        rate = grouped_rate(n_time, groups) / n_time.sum()
+        rate = (grouped_rate(n_time, groups) if even else n_time) / n_time.sum()
         background = _exposure(rate, n_local)
         orders = np.arange(len(basis))
         waves = np.exp(1j * np.outer(orders, grid.sidereal_time))
-        grouped = waves.reshape(len(orders), groups, -1).mean(axis=-1)[1:]
         share = rate.reshape(groups, -1).sum(axis=-1)
+        grouped = (waves * rate).reshape(len(orders), groups, -1).sum(axis=-1)[1:] / np.where(share > 0, share, 1.0)
         rows = np.concatenate([grouped.real, grouped.imag])
         rows = rows - (rows @ share)[:, None]
         return cls(

@@ -21,8 +21,9 @@ from .power import Configuration, Information, combined_information, prepare
 _CURVE_BINS = 12
 """Right ascensions per ring at which the posterior error is computed; it varies slowly along a ring."""
 
-_LEAST_POWER = 1e-6
-"""Smallest fitted C_l over that of the noise: below, the data say zero and the multipoles are zero."""
+_LEAST_POWER = 0.2
+"""Smallest fitted C_l over that of the noise. The most likely C_l is zero for a fifth of the degrees that are near the
+noise: their multipoles would then be zero without an error."""
 
 
 @dataclasses.dataclass(frozen=True)

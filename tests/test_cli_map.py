@@ -326,7 +326,7 @@ def test_wrong_configurations_end_with_one_line(run, files, tmp_path):
     refused(call(weights=True), "columns")
     refused(call(prefix="nowhere_"), "nowhere_")
     refused(call(thetamax=1.0), "HAWC")
-    refused(call(latitude=100), "latitude of site 'HAWC' must lie in [-90, 90] degrees")
+    refused(call(latitude=100), "latitude 100, longitude -97.3 and thetamax")
     assert not (tmp_path / "out").exists()
 
 
@@ -342,7 +342,7 @@ def test_too_few_events_for_the_discs_are_refused(run, tmp_path):
     counts_of(HAWC, 60, 9).save(tmp_path / "few.nc")
     for skies in ("5", "0"):
         outcome = run(tmp_path / "few.nc", "--smoothing", "1", "--skies", skies, "-o", tmp_path / "out", "--nside", "8")
-        refused(outcome, "no disc has enough exposure to be judged: use a larger --smoothing")
+        refused(outcome, "no disc has enough exposure to be judged: use another --smoothing")
 
 
 def test_an_output_that_is_a_file_is_refused_before_any_work(run, files, tmp_path):

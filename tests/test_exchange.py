@@ -184,7 +184,7 @@ def test_bad_configurations_are_refused(write, text, message):
             r"it has 1 columns: weights need the sums of their squares.*W2MAPS, or set \"weights\" to false",
         ),
         ({"prefix": "maps/none.fits", "multifits": True}, "there is no file maps/none.fits"),
-        ({"thetamax": 120}, "zenith_max of site 'HAWC'"),
+        ({"thetamax": 120}, "must be degrees within 90, 360 and 0 to 90"),
     ],
 )
 def test_bad_options_are_refused(bins, tmp_path, change, message):
@@ -520,7 +520,8 @@ def test_command_line_bins_local_maps(bins, tmp_path):
     command = ["bin", str(bins), "--bin-reference", "center", "--cube", "-o", str(target)]
     outcome = CliRunner().invoke(app, command, catch_exceptions=False)
     assert outcome.exit_code == 0
-    assert "config.json: HAWC: local maps, nside 4, sky of a time bin at its center" in outcome.stderr
+    assert "config.json: HAWC at latitude 19, longitude -97, zenith to 57 degrees; 6 local maps" in outcome.stderr
+    assert "nside 4, sky of a time bin at its center" in outcome.stderr
     assert " by zenith of " in outcome.stderr
     counts = load_counts(target)
     assert same(counts, to_counts(read_exchange(bins), bin_reference="center"))
