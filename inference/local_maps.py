@@ -340,9 +340,7 @@ def _whole(maps: LocalMaps) -> list[str]:
     """A note where counts without weights are not whole numbers."""
     if maps.sum_weights is not None or np.array_equal(maps.counts, np.rint(maps.counts)):
         return []
-    return [
-        "counts are not whole numbers: errors are those of as many events; give weights with squares if they are weights"
-    ]
+    return ["counts are not whole numbers; errors are those of as many events"]
 
 
 def _marginals(

@@ -504,7 +504,7 @@ def finished(
         background += correlated(rate, weight)
         rates.append(rate)
         acceptances.append(weight / weight.sum())
-    exposed = problem.exposed & (problem.background > 0)
+    exposed = problem.exposed & (problem.background > 0) & (background > 0)
     background = np.where(exposed, background, 0.0)
     pooled = problem.pooled(background)
     with np.errstate(invalid="ignore", divide="ignore"):
