@@ -156,7 +156,7 @@ def log10_p_value(test_statistic: float, degrees_of_freedom: float) -> float:
     survival = special.gammaincc(half, x)
     if survival > 1e-280:
         return math.log10(survival)
-    return (half * math.log(x) - x - special.gammaln(half) + math.log(_upper_gamma_ratio(half, x))) / LN10
+    return float(half * math.log(x) - x - special.gammaln(half) + math.log(_upper_gamma_ratio(half, x))) / LN10
 
 
 def _upper_gamma_ratio(a: float, x: float) -> float:

@@ -85,7 +85,7 @@ class MergeTest:
     @property
     def allowed(self) -> bool:
         """Whether the data do not contradict a common acceptance at 1 %."""
-        return self.log10_p > -2
+        return bool(self.log10_p > -2)
 
 
 def merge_test(fit_result, min_counts: float = 20.0) -> MergeTest:

@@ -186,6 +186,12 @@ def _of_all(summary: dict) -> list[str]:
             f"stability          chi2 {found['chi2']:.1f} for {found['degrees_of_freedom']} degrees of freedom, p "
             f"{found['p_value']:.2g} ({found['method']})"
         )
+        drift = found.get("drift")
+        if drift:
+            lines.append(
+                f"drift              {100 * drift['along_mean']:+.3f} +- {100 * drift['along_mean_error']:.3f} % "
+                f"a year along the mean direction, below {100 * drift['limit_95']:.2f} % in any at 95 %"
+            )
     search = summary.get("top_hat", {})
     for entry in [*search.get("targets", []), *([search["blind"]] if "blind" in search else [])]:
         best = entry["best"]

@@ -387,7 +387,7 @@ def test_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
         raise OSError("disk full")
 
     monkeypatch.setattr(figure, "savefig", half)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match="cannot be written .disk full.; choose another"):
         plots.save(figure, path)
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["sky.png"]
