@@ -96,6 +96,9 @@ def pseudo(part: Part) -> dict:
 
 
 def _spectrum(low, high, power, covariance, isotropic_error, noise) -> dict:
+    variance = np.diag(covariance)
+    if not (np.isfinite(power).all() and np.isfinite(isotropic_error).all() and variance.min() >= 0):
+        raise InputError("the errors of C_l are not finite: there are too few events for a power spectrum")
     return {
         "l_low": low.tolist(),
         "l_high": high.tolist(),

@@ -142,6 +142,15 @@ def test_a_list_of_days_can_be_searched(diffcr, tmp_path):
     assert "leave out --zenith-max" in outcome.err
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_one_event_lists_what_cannot_be_measured(diffcr, tmp_path):
+    (tmp_path / "one.csv").write_text("time,ra,dec\n2016-01-01T00:00:00,10,20\n")
+    outcome = diffcr("estimate", tmp_path / "one.csv", "--site", "hawc", *GRID, "--no-plots", "-o", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    missing = {entry["method"] for entry in read(tmp_path / "out")["not_run"]}
+    assert {"likelihood", "power", "pseudo-power", "frames"} <= missing
+
+
 def test_the_index_is_that_of_the_orbital_lines(diffcr, files, tmp_path):
     base = ("estimate", files / "events.csv", "--site", "hawc", *GRID, "--methods", "frames", "--no-plots")
     lines = []
