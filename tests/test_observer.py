@@ -18,15 +18,24 @@ from astropy.coordinates import (
 from astropy.time import Time
 from astropy.utils import iers
 from jax.test_util import check_grads
+from scipy.special import sph_harm_y
 
-from diffcr import clock, observer, sky
+from diffcr import clock, harmonics, observer, sky
 from diffcr.errors import InputError
-from diffcr.observer import INTERSTELLAR_FLOWS, iau_velocity, interstellar_velocity, lsr_velocity
+from diffcr.observer import (
+    INTERSTELLAR_FLOWS,
+    cosmic_velocity,
+    iau_velocity,
+    interstellar_velocity,
+    lsr_velocity,
+    observer_velocity,
+)
 from diffcr.units import C_KM_S, DEGREE, HOUR
 
 # Compiled whole: called as they are, each of their operations would be compiled for each shape.
 compton_getting_dipole = jax.jit(observer.compton_getting_dipole)
 compton_getting_factor = jax.jit(observer.compton_getting_factor)
+compton_getting_multipoles = jax.jit(observer.compton_getting_multipoles, static_argnums=2)
 orbital_intensity = jax.jit(observer.orbital_intensity)
 angles, rotate, unit_vector = map(jax.jit, (sky.angles, sky.rotate, sky.unit_vector))
 earth_velocity = jax.jit(sky.earth_velocity)
@@ -135,6 +144,85 @@ def test_gradients():
     )
 
 
+# Multipoles of the factor
+
+
+@pytest.mark.parametrize(
+    ("beta", "dipole", "quadrupole"),
+    [(1e-2, 0.046996964036805, 8.9293035138e-4), (1e-4, 4.69999996964e-4, 8.929999e-8)],
+)
+def test_multipoles_along_the_motion(beta, dipole, quadrupole):
+    """P_l = sqrt(4 pi / (2 l + 1)) R_l0 about the z axis."""
+    multipoles = np.asarray(compton_getting_multipoles(jnp.array([0.0, 0.0, beta]), 2.7, 3))
+    scale = np.sqrt((2 * np.arange(4) + 1) / (4 * np.pi))
+    along = multipoles[[harmonics.index(l, 0) for l in range(4)]] * scale
+    assert along[0] == 0
+    np.testing.assert_allclose(along[1], dipole, rtol=1e-11)
+    np.testing.assert_allclose(along[2], quadrupole, rtol=1e-6)
+    # The last term of a power series, a (a + 1) (a + 2) beta^3 / 15.
+    np.testing.assert_allclose(along[3], 4.7 * 5.7 * 6.7 * beta**3 / 15, rtol=5 * beta)
+    off_axis = [harmonics.index(l, m) for l in range(4) for m in range(-l, l + 1) if m]
+    np.testing.assert_allclose(multipoles[off_axis], 0, atol=1e-18)
+
+
+@pytest.mark.parametrize("speed", [1e-3, 0.1, 0.7])
+@pytest.mark.parametrize("gamma", [0.0, 2.0, 2.7, 6.5])
+def test_multipoles_are_the_integrals_of_the_factor(speed, gamma):
+    """Against Gauss-Legendre integrals of the profile, and SciPy's harmonics of the direction of motion."""
+    velocity = speed * np.array([0.48, -0.6, 0.64])
+    node, weight = np.polynomial.legendre.leggauss(300)
+    profile = weight * (1 - speed * node) ** -(2 + gamma)
+    coefficient = (np.arange(6) + 0.5) * (np.polynomial.legendre.legvander(node, 5).T @ profile)
+    polar, azimuth = np.arccos(0.64), np.arctan2(-0.6, 0.48)
+    expected = np.zeros(36)
+    for l in range(1, 6):
+        for m in range(-l, l + 1):
+            value = sph_harm_y(l, abs(m), polar, azimuth) * (np.sqrt(2) * (-1) ** m if m else 1)
+            part = value.imag if m < 0 else value.real
+            expected[l * l + l + m] = 4 * np.pi / (2 * l + 1) * coefficient[l] / coefficient[0] * part
+    multipoles = compton_getting_multipoles(velocity, gamma, 5)
+    np.testing.assert_allclose(multipoles, expected, rtol=1e-9, atol=2e-13)
+
+
+def test_multipoles_sum_to_the_factor():
+    velocity, direction = jnp.array([[0.03, -0.05, 0.02], [0.0, 0.0, 0.0]]), unit_vector(np.arange(7.0), 0.3)
+    field = harmonics.evaluate_at(compton_getting_multipoles(velocity, 2.7, 8), direction)
+    node, weight = np.polynomial.legendre.leggauss(40)
+    for each, seen in zip(np.asarray(velocity), np.asarray(field), strict=True):
+        mean = weight @ (1 - np.linalg.norm(each) * node) ** -4.7 / 2
+        np.testing.assert_allclose(1 + seen, (1 - direction @ each) ** -4.7 / mean, rtol=1e-8)
+
+
+def test_multipoles_at_rest_have_the_slope_of_the_dipole():
+    """And the quadrupole its curvature: a (a + 1) beta^2 P_2 / 3 at m = 0 is a (a + 1) (z^2 - (x^2 + y^2) / 2) / 3."""
+    velocity, still = jnp.array([3e-5, -8e-5, 5e-5]), jnp.zeros(3)
+
+    @jax.jit
+    def derivatives(v):
+        each = lambda v: observer.compton_getting_multipoles(v, 2.7, 2)
+        return each(v), jax.jacrev(each)(v), jax.hessian(lambda v: each(v)[harmonics.index(2, 0)])(v)
+
+    value, slope, curvature = derivatives(still)
+    np.testing.assert_array_equal(value, 0)
+    first_order = harmonics.dipole_to_coefficients(4.7 * velocity)
+    np.testing.assert_allclose(slope @ velocity, np.pad(first_order, (0, 5)), rtol=1e-12)
+    expected = np.sqrt(4 * np.pi / 5) * 4.7 * 5.7 / 3 * np.diag([-1.0, -1.0, 2.0])
+    np.testing.assert_allclose(curvature, expected, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("velocity", [(0.0, 0.0, 0.0), (0.1, -0.2, 0.05)])
+def test_gradients_of_multipoles(velocity):
+    multipoles = lambda v, g: compton_getting_multipoles(v, g, 3)
+    check_grads(multipoles, (jnp.array(velocity), 2.7), order=1, modes=["rev"])
+
+
+def test_an_observer_is_slower_than_light():
+    with pytest.raises(InputError, match=r"must be below 1: velocities are in units of c"):
+        observer.compton_getting_multipoles(np.array([0.0, 25.4, 0.0]), 2.7, 2)
+    with pytest.raises(InputError, match="l_max must be 0 or more"):
+        observer.compton_getting_multipoles(np.zeros(3), 2.7, -1)
+
+
 # Motion of the Sun
 
 
@@ -193,6 +281,57 @@ def test_correction_moves_the_phase_of_hawc_and_icecube_onto_the_local_field(vel
     corrected = np.array([9.16e-4, 7.25e-4]) - compton_getting_dipole(velocity(), 2.7)[:2]
     np.testing.assert_allclose(np.hypot(*corrected), amplitude, atol=1e-6)
     np.testing.assert_allclose(np.degrees(np.arctan2(corrected[1], corrected[0])), phase, atol=0.01)
+
+
+# Motions by name
+
+
+def test_names_of_motions():
+    np.testing.assert_array_equal(observer_velocity("none"), np.zeros(3))
+    np.testing.assert_array_equal(observer_velocity("LSR"), lsr_velocity())
+    np.testing.assert_array_equal(observer_velocity("iau"), iau_velocity())
+    np.testing.assert_array_equal(observer_velocity("ism"), interstellar_velocity("mccomas2015"))
+    np.testing.assert_array_equal(observer_velocity("mccomas2012"), interstellar_velocity("mccomas2012"))
+    np.testing.assert_array_equal(observer_velocity("cmb"), cosmic_velocity())
+    np.testing.assert_allclose(observer_velocity("none + earth", date=4000.5), earth_velocity(4000.5), rtol=1e-14)
+    days = np.array([[4000.5, 4100.0]])
+    both = observer_velocity("earth+lsr", date=days)
+    assert both.shape == (1, 2, 3)
+    np.testing.assert_allclose(both, lsr_velocity() + earth_velocity(days), rtol=0, atol=1e-17)
+
+
+def test_frames_of_motions():
+    """The motions in the frames in which they were published."""
+    np.testing.assert_allclose(
+        observer_velocity("lsr", "galactic") * C_KM_S, [11.1, 12.24, 7.25], rtol=1e-12, atol=1e-12
+    )
+    for flow, (speed, longitude, latitude) in INTERSTELLAR_FLOWS.items():
+        expected = speed / C_KM_S * unit_vector(longitude * DEGREE, latitude * DEGREE)
+        np.testing.assert_allclose(observer_velocity(flow, "ecliptic"), expected, rtol=1e-12)
+    cosmic = observer_velocity("cmb", "galactic")
+    np.testing.assert_allclose(np.degrees(angles(cosmic)), [264.021, 48.253], rtol=1e-12)
+    np.testing.assert_allclose(np.linalg.norm(cosmic) * C_KM_S, 369.82, rtol=1e-12)
+    assert abs(observer_velocity("earth", "ecliptic", 4000.5)[2]) < 1e-15
+    # (l, b) of the standard solar motion and of the wind of the interstellar gas.
+    np.testing.assert_allclose(np.degrees(angles(observer_velocity("iau", "galactic"))), [56.16, 22.76], atol=0.01)
+    np.testing.assert_allclose(np.degrees(angles(observer_velocity("ism", "galactic"))), [3.69, 14.95], atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("lrs",), r"unknown velocity 'lrs': did you mean lsr\?; known: none, lsr, iau, ism, cmb, mccomas2015"),
+        (("lsr+mccomas2016",), r"unknown velocity 'mccomas2016': did you mean mccomas201\d\?"),
+        (("zzz",), "unknown velocity 'zzz'; known: none"),
+        (("lsr", "galactc"), r"unknown frame 'galactc': did you mean galactic\?; known: icrs, galactic, ecliptic"),
+        (("lsr+ism",), r"velocity 'lsr\+ism' counts a motion twice: give one of lsr, iau, ism, cmb, mccomas2015"),
+        (("earth+earth", "icrs", 1.0), "counts a motion twice"),
+        (("lsr+earth",), "the velocity of the Earth depends on the day: give date, days since J2000.0"),
+    ],
+)
+def test_unusable_motions_are_named(arguments, message):
+    with pytest.raises(InputError, match=message):
+        observer_velocity(*arguments)
 
 
 # Motion of the Earth
