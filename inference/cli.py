@@ -58,6 +58,7 @@ from .cli_options import (
     tell_inputs,
 )
 from .cli_posterior import calibrate, sample
+from .cli_predict import predict, sources
 
 _MOST_EVENTS = 1e15
 """Sums of more events than 2^53 are no longer exact."""
@@ -598,6 +599,8 @@ app.command("map")(sky_map)
 app.command()(estimate)
 app.command()(sample)
 app.command()(calibrate)
+app.command()(predict)
+app.command()(sources)
 
 if __name__ == "__main__":
     main()
