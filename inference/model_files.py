@@ -76,12 +76,16 @@ def read_model(name_or_path: str | os.PathLike) -> SourceModel:
         text = (resources.files("diffcr.inference.datasets") / "models" / f"{name}.toml").read_text(encoding="utf-8")
         return model_of(_parsed(text, name), name)
     path = Path(name)
-    if not path.is_file():
+    try:
+        found = path.is_file()
+    except OSError:
+        found = False
+    if not found:
         raise InputError(
             f"{name}: no such model file, and no shipped model of that name; shipped are {', '.join(shipped_models())}"
         )
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{name}: cannot be read as a TOML text ({error})") from error
     return model_of(_parsed(text, name), name)
@@ -92,6 +96,9 @@ def _parsed(text: str, where: str) -> dict:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{where}: is not TOML ({error})") from error
+    except (RecursionError, ValueError) as error:
+        # Nested too deeply, or a whole number of thousands of digits.
+        raise InputError(f"{where}: is not TOML that can be read ({error})") from error
 
 
 def model_of(
@@ -115,7 +122,7 @@ def model_of(
     shape = _one_of(head.get("background", "case-bhattacharya"), (*SHAPES, "none"), f"{where}: background")
     tensor = _one_of(head.get("global_tensor", "isotropic"), GLOBAL_TENSORS, f"{where}: global_tensor")
     mix = _one_of(head.get("composition", "proton"), COMPOSITIONS, f"{where}: composition")
-    observer = head.get("observer", "none")
+    observer = head.get("observer", "none").strip().lower()
     composition = COMPOSITIONS[mix]()
     elements = tuple(composition.names)
     values = _values(content, head, where, elements, observer, remnants)
@@ -126,16 +133,17 @@ def model_of(
     if ensemble is not None and shape == "none":
         raise InputError(f"{where}: an [ensemble] needs a background that says how supernovae are spread, not none")
     halo = math.isfinite(values["halo_height_pc"])
+    # Random supernovae need no smooth density, and may diffuse where a disc cannot.
+    smooth = shape != "none" and (ensemble is None or (halo and tensor == "isotropic"))
     edge = head.get("edge_pc", 15e3 if shape == "uniform" else 30e3)
     disc = None
-    if shape != "none":
+    if smooth:
         disc = Disc(SHAPES[shape], edge, head.get("sun_radius_pc", 8500.0), head.get("height_pc", 0.0))
     forward = ForwardModel(
         composition=composition,
         disc=disc,
         global_tensor=tensor,
         halo=halo,
-        continuous=any(values.get(f"{name}.duration_yr", 0) > 0 for name in sources),
         compton_getting=observer != "none",
     )
     settings = {
@@ -159,7 +167,8 @@ def model_of(
         ensemble=ensemble,
         settings=settings,
         allow_perpendicular=head.get("allow_perpendicular", False),
-    ).checked()
+    )
+    model = model.with_choices().checked()
     return with_priors(model, content.get("priors", {}), where)
 
 
@@ -169,7 +178,7 @@ def with_observer(model: SourceModel, observer: str) -> SourceModel:
     Raises:
         InputError: If the name is unknown.
     """
-    values = dict(model.values)
+    values, observer = dict(model.values), observer.strip().lower()
     if observer != "none":
         values["velocity_km_s"] = _velocity(observer, f"the model {model.name}")
     forward = dataclasses.replace(model.forward, compton_getting=observer != "none")
@@ -192,6 +201,8 @@ def with_priors(model: SourceModel, table: Mapping[str, Any], where: str) -> Sou
             and isinstance(entry, Mapping)
             and entry.get("distribution") == "isotropic"
         ):
+            for key in entry:
+                require_known(key, ("distribution",), f"{where}: an isotropic prior (of {name}) has no")
             priors[name] = "isotropic"
             continue
         low, high, size = range_of(name)
@@ -201,7 +212,11 @@ def with_priors(model: SourceModel, table: Mapping[str, Any], where: str) -> Sou
         raise InputError(
             f"{where}: gyration_ratio sets perpendicular and antisymmetric; give priors of one or the other"
         )
-    return dataclasses.replace(model, priors=priors)
+    if "velocity_km_s" in table:
+        model.require_motion(f"{where}: the table [priors]")
+    if "halo_height_pc" in priors and not model.forward.halo:
+        raise InputError(f"{where}: halo_height_pc has a prior, but is infinite; give it a number in [parameters]")
+    return dataclasses.replace(model, priors=priors).with_choices().checked()
 
 
 def _velocity(observer: str, where: str) -> tuple[float, ...]:
@@ -229,8 +244,12 @@ def _values(content, head, where: str, elements, observer: str, remnants) -> dic
     if observer not in ("none", "given"):
         values["velocity_km_s"] = _velocity(observer, where)
     given = content.get("parameters", {})
-    if observer == "none" and "velocity_km_s" in given:
-        raise InputError(f'{where}: velocity_km_s is given, but observer is none; write observer = "given" in [model]')
+    if observer != "given" and "velocity_km_s" in given:
+        raise InputError(
+            f'{where}: velocity_km_s is given, but observer is {observer}; write observer = "given" in [model]'
+        )
+    if "gyration_ratio" in given and {"perpendicular", "antisymmetric"} & set(given):
+        raise InputError(f"{where}: gyration_ratio sets perpendicular and antisymmetric; give one or the other")
     known = [*QUANTITIES, *ANGLES, "gyration_ratio"]
     for name, value in given.items():
         require_known(name, known, f"{where}: the table [parameters] has no")
@@ -330,7 +349,7 @@ def _typed(table: Mapping[str, Any], kinds: Mapping[str, type], what: str) -> di
         require_known(key, kinds, f"{what} has no")
         kind = kinds[key]
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            value = float(value) if abs(value) < 2**1023 else math.inf
         if not isinstance(value, kind) or (kind in (int, float) and isinstance(value, bool)):
             names = {str: "a text", float: "a number", int: "a whole number", bool: "true or false", list: "a list"}
             raise InputError(f"{what}: {key} must be {names[kind]}, not {value!r}")

@@ -155,7 +155,7 @@ def predict(model: SourceModel, energy: Sequence[float] | np.ndarray, seed: int 
         plasma=plasma,
         source_share=np.where(both, share, np.nan),
         extragalactic=np.asarray(forward.extragalactic_fraction(parameters, energy)),
-        notes=tuple(invalid(forward, parameters, energy)),
+        notes=tuple(invalid(forward, parameters, energy, dipole)),
     )
 
 
@@ -303,7 +303,7 @@ def flip_energy(prediction: Prediction) -> Float[np.ndarray, " flip"]:
     along = prediction.plasma @ (field / np.linalg.norm(field))
     order = np.argsort(prediction.energy)
     log_energy, along = np.log(prediction.energy[order]), along[order]
-    turns = np.flatnonzero(along[:-1] * along[1:] < 0)
+    turns = np.flatnonzero((along[:-1] > 0) != (along[1:] > 0))
     share = along[turns] / (along[turns] - along[turns + 1])
     return np.exp(log_energy[turns] + share * (log_energy[turns + 1] - log_energy[turns]))
 

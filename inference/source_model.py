@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from diffcr.ensemble import draw_sources
+from diffcr.ensemble import draw_sources, enough_sources
 from diffcr.errors import InputError
 from diffcr.model import ForwardModel, Parameters, require_parameters
 from diffcr.sky import angles, galactic_to_icrs, icrs_to_galactic, unit_vector
@@ -259,13 +259,39 @@ class SourceModel:
         """The same model with other numbers, checked.
 
         Raises:
-            InputError: If a name is unknown or a number out of its range.
+            InputError: If a name is unknown, a number out of its range, or a velocity given to an observer at rest.
         """
         values = dict(self.values)
         for name, value in changes.items():
             require_known(name, self.names, f"the model {self.name} has no number")
             set_value(values, name, value, f"the number {name} of the model {self.name}")
-        return dataclasses.replace(self, values=values).checked()
+        observer = self.observer
+        if "velocity_km_s" in changes:
+            self.require_motion(f"the model {self.name}")
+            observer = "given"
+        return dataclasses.replace(self, values=values, observer=observer).with_choices().checked()
+
+    def require_motion(self, where: str) -> None:
+        """Refuse a velocity where the motion of the observer is left out, which would not be seen.
+
+        Raises:
+            InputError: If it is.
+        """
+        if not self.forward.compton_getting:
+            raise InputError(
+                f"{where}: velocity_km_s is given, but the motion of the observer is left out (observer = none)"
+            )
+
+    def with_choices(self) -> "SourceModel":
+        """The same model, whose chain knows what its numbers ask for: a halo or free space, lasting emission or bursts.
+
+        Raises:
+            InputError: If these do not go with the background.
+        """
+        lasting = any(self.values.get(f"{source}.duration_yr", 0) > 0 for source in self.sources)
+        lasting = lasting or any(name.endswith(".duration_yr") for name in self.priors)
+        halo = math.isfinite(self.values["halo_height_pc"])
+        return dataclasses.replace(self, forward=dataclasses.replace(self.forward, halo=halo, continuous=lasting))
 
     def checked(self) -> "SourceModel":
         """This model, where its numbers are in their domain.
@@ -280,7 +306,22 @@ class SourceModel:
                 "or set allow_perpendicular = true in [model]"
             )
         require_parameters(self.forward, self.parameters())
+        self._require_room_for_the_young()
         return self
+
+    def _require_room_for_the_young(self) -> None:
+        """In a trace nothing could tell that a Poisson number of supernovae was cut."""
+        if self.ensemble is None or not self.ensemble.young_number:
+            return
+        rate, prior = self.values["supernova_rate_per_yr"], self.priors.get("supernova_rate_per_yr")
+        if isinstance(prior, Prior):
+            rate = max(rate, float(prior.value(jnp.asarray(4.0))))
+        enough = enough_sources(rate * self.ensemble.young_age)
+        if self.ensemble.young_number < enough:
+            raise InputError(
+                f"young_number of the ensemble of the model {self.name} is {self.ensemble.young_number}, too few for "
+                f"{rate:g} supernovae per year over young_age_yr = {self.ensemble.young_age:g}: raise it to {enough}"
+            )
 
 
 def set_value(values: Values, name: str, value: Any, what: str) -> None:
@@ -332,7 +373,10 @@ def _checked(value: Any, size: int, low: float, high: float, closed: bool, what:
         return tuple(_checked(each, 1, low, high, closed, what) for each in value)
     if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
         raise InputError(f"{what} must be a number, not {value!r}")
-    value = float(value)
+    try:
+        value = float(value)
+    except OverflowError:
+        raise InputError(f"{what} must be finite, not a number beyond 1e308") from None
     if math.isnan(value) or (math.isinf(value) and not (endless and value > 0)):
         raise InputError(f"{what} must be finite, not {value}")
     if value < low or value > high or (value == low and not closed):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -99,7 +100,7 @@ def read_prior(name: str, table: Any, low: float, high: float, size: int, where:
         )
     table = dict(table)
     kind = table.pop("distribution", None)
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise InputError(f"{where}: the prior of {name} needs a distribution among {', '.join(KINDS)}, not {kind!r}")
     for key in table:
         require_known(key, KINDS[kind], f"{where}: a {kind} prior (of {name}) has no")
@@ -121,7 +122,7 @@ def _number(value: Any, size: int, what: str) -> Any:
         if len(value) != size:
             raise InputError(f"{what} must have {size} components, not {len(value)}")
         return tuple(_number(each, 1, what) for each in value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise InputError(f"{what} must be a finite number, not {value!r}")
     return float(value)
 

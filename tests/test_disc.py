@@ -51,10 +51,10 @@ def uniform_series(halo_height, radius, edge=15e3, z=0.0, height=None, highest=4
     return value / halo_height / (np.pi * edge**2), np.sum(weight * slope) / value
 
 
-def profile_series(halo_height, radius, edge=30e3, highest=200):
+def profile_series(halo_height, radius, edge=30e3, highest=160):
     """The same for the profile of Case & Bhattacharya, written out, by quadrature of I_0 K_0 on either side of R."""
     k = wavenumbers(halo_height, highest)[:, None]
-    nodes, weights = np.polynomial.legendre.leggauss(500)
+    nodes, weights = np.polynomial.legendre.leggauss(300)
     shape = lambda r: (r / 8500) ** 2 * np.exp(-3.53 * (r - 8500) / 8500)
     value = slope = 0.0
     for low, high, inner in ((0.0, radius, True), (radius, edge, False)):
@@ -188,13 +188,15 @@ def test_high_halo_is_free_space():
     np.testing.assert_allclose(steady_density(FLAT, 1e9, 0.0), 1 / (2 * np.pi * 15e3), rtol=1e-4)
 
 
-def test_thin_layer_is_a_thin_disc():
-    np.testing.assert_allclose(steady_density(Disc(height=1e-4), 3000.0), steady_density(GALAXY, 3000.0), rtol=1e-6)
+@pytest.mark.parametrize("height", [0.0, 1e-4])
+def test_thin_layer_is_a_thin_disc(height):
+    found = jax.jit(lambda h: disc.steady_density(Disc(height=h), 3000.0))(height)
+    np.testing.assert_allclose(found, steady_density(GALAXY, 3000.0), rtol=1e-6)
 
 
 def test_normalisation_of_the_profile_does_not_matter():
     twice = Disc(lambda r: 2 * case_bhattacharya(r))
-    np.testing.assert_allclose(disc.steady_density(twice, 3000.0), steady_density(GALAXY, 3000.0), rtol=1e-13)
+    np.testing.assert_allclose(steady_density(twice, 3000.0), steady_density(GALAXY, 3000.0), rtol=1e-13)
 
 
 def test_lengths_scale_together():
@@ -208,10 +210,9 @@ def test_lengths_scale_together():
 
 def test_dipole_of_the_background_points_to_the_galactic_centre():
     """3 K / c of 20.96 pc at 10 TeV makes 3.14e-3."""
-    gradient = disc.log_gradient_vector(GALAXY, 3000.0)
-    dipole = fick_dipole(20.96 / 3 * np.eye(3), gradient)
-    np.testing.assert_allclose(dipole, [3.14e-3, 0, 0], rtol=2e-3)
-    assert disc.log_gradient_vector(GALAXY, np.array([2000.0, 3000.0])).shape == (2, 3)
+    gradient = jax.jit(disc.log_gradient_vector)(GALAXY, np.array([2000.0, 3000.0]))
+    assert gradient.shape == (2, 3)
+    np.testing.assert_allclose(fick_dipole(20.96 / 3 * np.eye(3), gradient[1]), [3.14e-3, 0, 0], rtol=2e-3)
 
 
 @pytest.mark.parametrize(("function", "height"), [(disc.log_gradient, None), (disc.steady_density, 300.0)])
@@ -224,27 +225,27 @@ def test_gradients_are_those_of_finite_differences(function, height):
 
 
 def test_gradient_in_radius_is_the_slope_of_the_density():
-    slope = jax.grad(lambda r: jnp.log(disc.steady_density(THICK, 3000.0, r)))(9000.0)
-    np.testing.assert_allclose(log_gradient(THICK, 3000.0, 9000.0), slope, rtol=1e-12)
-    ends = np.log(np.asarray(steady_density(THICK, 3000.0, np.array([8999.0, 9001.0]))))
-    np.testing.assert_allclose(slope, np.diff(ends)[0] / 2, rtol=1e-6)
+    ends = [np.log(steady_density(GALAXY, 3000.0, radius)) for radius in (9099.0, 9101.0)]
+    np.testing.assert_allclose(log_gradient(GALAXY, 3000.0, 9100.0), (ends[1] - ends[0]) / 2, rtol=1e-6)
+
+
+def places_at_the_limits(edge):
+    grids = jnp.meshgrid(jnp.array([1e-3, 1.0, 3e3, edge, 1e9]), jnp.array([0.0, 1e-9, 8500.0, edge]))
+    return [jnp.ravel(grid) for grid in grids]
 
 
 @pytest.mark.parametrize("own", [GALAXY, FLAT, THICK], ids=["galaxy", "uniform", "layer"])
-def test_nothing_is_nan_at_the_centre_the_edge_and_extreme_halos(own):
-    edge = own.edge
-    halo_height, radius = (
-        jnp.ravel(each)
-        for each in jnp.meshgrid(jnp.array([1e-3, 1.0, 3e3, edge, 1e9]), jnp.array([0.0, 1e-9, 8500.0, edge]))
-    )
-    everything = jax.jit(
-        lambda h, r: (
-            disc.steady_density(own, h, r),
-            jax.vmap(jax.value_and_grad(lambda a, b: disc.log_gradient(own, a, b), argnums=(0, 1)))(h, r),
-        )
-    )(halo_height, radius)
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(everything))
-    assert np.all(everything[0] > 0)
+def test_nothing_is_nan_at_the_centre_the_edge_and_in_extreme_halos(own):
+    places = places_at_the_limits(own.edge)
+    assert np.all(steady_density(own, *places) > 0)
+    assert np.all(np.isfinite(log_gradient(own, *places)))
+
+
+@pytest.mark.parametrize("own", [GALAXY, pytest.param(THICK, marks=pytest.mark.slow)], ids=["galaxy", "layer"])
+def test_no_derivative_of_the_gradient_is_nan_there(own):
+    slopes = jax.grad(lambda h, r, e: disc.log_gradient(Disc(own.shape, e, r, own.height), h), argnums=(0, 1, 2))
+    found = jax.jit(jax.vmap(slopes, (0, 0, None)))(*places_at_the_limits(own.edge), own.edge)
+    assert np.all(np.isfinite(found))
 
 
 def test_centre_of_a_disc_has_no_gradient():
@@ -256,8 +257,8 @@ def test_arguments_broadcast():
     many = steady_density(GALAXY, halo_height, radius)
     assert many.shape == (2, 3)
     np.testing.assert_allclose(many[1, 2], steady_density(GALAXY, 3000.0, 11000.0), rtol=1e-13)
-    slopes = jax.vmap(lambda h: disc.log_gradient(GALAXY, h))(halo_height[:, 0])
-    np.testing.assert_allclose(slopes[1], log_gradient(GALAXY, 3000.0), rtol=1e-12)
+    mapped = jax.jit(jax.vmap(lambda h: disc.steady_density(GALAXY, h, 11000.0)))(halo_height[:, 0])
+    np.testing.assert_allclose(mapped, many[:, 2], rtol=1e-12)
 
 
 # Errors
