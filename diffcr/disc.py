@@ -320,3 +320,59 @@ def _checked(disc: Disc, halo_height, radius, z) -> tuple[Array, Array, Array]:
                     f"not {radius}: give a Galactocentric radius in pc"
                 )
     return tuple(jnp.asarray(value, jnp.result_type(float)) for value in (halo_height, radius, z))
+
+
+# Tables -------------------------------------------------------------------------------------------------
+
+
+class TabulatedDisc(eqx.Module):
+    """What a `Disc` makes at the Sun, against the height of the halo alone: Chebyshev series in its logarithm.
+
+    A hundred times cheaper to evaluate and to differentiate than the integrals, for fits in which the halo's height
+    is free and the disc is not.
+
+    Attributes:
+        log_density: Coefficients of ln `steady_density`, (order,).
+        gradient: Coefficients of `log_gradient` [1 / pc], (order,).
+        lowest, highest: Range of heights [pc]; outside, the ends' values are held.
+    """
+
+    log_density: Float[Array, " order"]
+    gradient: Float[Array, " order"]
+    lowest: float = eqx.field(static=True)
+    highest: float = eqx.field(static=True)
+
+
+def tabulate(disc: Disc, lowest: float = 30.0, highest: float = 1e5, orders: int = 72) -> TabulatedDisc:
+    """The Chebyshev series of a disc between two heights of the halo [pc]; 1e-8 of the integrals' values."""
+    angle = np.pi * (np.arange(orders) + 0.5) / orders
+    middle, half = np.log(lowest * highest) / 2, np.log(highest / lowest) / 2
+    heights = jnp.exp(middle + half * np.cos(angle))
+    values = jax.jit(lambda h: (jnp.log(steady_density(disc, h)), log_gradient(disc, h)))(heights)
+    transform = np.cos(np.arange(orders)[:, None] * angle) * np.where(np.arange(orders) == 0, 1, 2)[:, None] / orders
+    return TabulatedDisc(transform @ values[0], transform @ values[1], float(lowest), float(highest))
+
+
+def density_and_gradient(
+    disc: Disc | TabulatedDisc, halo_height: Real[ArrayLike, ""]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """`steady_density` [1 / pc] and `log_gradient` [1 / pc] at the Sun, of a disc or of its table."""
+    if isinstance(disc, Disc):
+        return steady_density(disc, halo_height), log_gradient(disc, halo_height)
+    middle, half = np.log(disc.lowest * disc.highest) / 2, np.log(disc.highest / disc.lowest) / 2
+    place = jnp.clip((jnp.log(halo_height) - middle) / half, -1, 1)
+    # cos(n arccos x) would have no derivative at the ends: the recursion has.
+    log_density, gradient = _chebyshev(jnp.stack([disc.log_density, disc.gradient]), place)
+    return jnp.exp(log_density), gradient
+
+
+def _chebyshev(coefficients: Float[Array, "series order"], x: Float[Array, ""]) -> Float[Array, " series"]:
+    """Clenshaw's recursion."""
+
+    def step(carry, c):
+        one, two = carry
+        return (c + 2 * x * one - two, one), None
+
+    zero = jnp.zeros(coefficients.shape[0])
+    (one, two), _ = jax.lax.scan(step, (zero, zero), coefficients.T[:0:-1])
+    return coefficients[:, 0] + x * one - two

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from .composition import Composition, Response, fractions, response_energies, response_weights
 from .counts import MarginalCounts, expected_marginals
-from .disc import Disc, log_gradient, steady_density
+from .disc import Disc, TabulatedDisc, density_and_gradient
 from .errors import InputError, is_known
 from .grid import RingGrid
 from .harmonics import dipole_to_coefficients, rotate, synthesis
@@ -25,6 +25,7 @@ from .propagation import diffusion_coefficient, total_log_density_and_gradient
 from .sky import galactic_to_icrs, icrs_to_galactic, precession_matrix
 from .source import Sources, log_spectrum, require_sources
 from .transport import diffusion_tensor, fick_dipole
+from .typing import AnyArray
 from .units import SPEED_OF_LIGHT
 
 GLOBAL_TENSORS = ("isotropic", "local", "tensor")
@@ -148,7 +149,7 @@ class ForwardModel(eqx.Module):
     """
 
     composition: Composition
-    disc: Disc | None = None
+    disc: Disc | TabulatedDisc | None = None
     global_tensor: str = eqx.field(static=True, default="isotropic")
     halo: bool = eqx.field(static=True, default=True)
     continuous: bool = eqx.field(static=True, default=False)
@@ -176,10 +177,10 @@ class ForwardModel(eqx.Module):
         p = parameters
         if self.disc is None:
             return Background(jnp.asarray(-jnp.inf), jnp.zeros(3))
-        amount = p.supernova_rate * steady_density(self.disc, p.halo_height) / SPEED_OF_LIGHT
+        density, outwards = density_and_gradient(self.disc, p.halo_height)
+        amount = p.supernova_rate * density / SPEED_OF_LIGHT
         # The Sun is at the origin and the Galactic centre along +x: the radius falls along x.
-        outwards = p.gradient_factor * log_gradient(self.disc, p.halo_height)
-        return Background(_log_or_none(amount), outwards * jnp.array([-1.0, 0.0, 0.0]))
+        return Background(_log_or_none(amount), p.gradient_factor * outwards * jnp.array([-1.0, 0.0, 0.0]))
 
     def density(
         self, parameters: Parameters, rigidity: Float[ArrayLike, ""], background: Background | None = None
@@ -338,11 +339,22 @@ class ForwardModel(eqx.Module):
         return out
 
 
-def invalid(model: ForwardModel, parameters: Parameters, energy: Sequence[float] | np.ndarray) -> list[str]:
+def invalid(
+    model: ForwardModel,
+    parameters: Parameters,
+    energy: Sequence[float] | np.ndarray,
+    dipole: Float[AnyArray, "energy 3"] | None = None,
+) -> list[str]:
     """What in a prediction lies outside the domain of diffusion: one line each, empty where all is well.
 
     A source further away than light has come since it was born (r > c t), and dipoles above 0.3, for which Fick's
     law is no more than a direction.
+
+    Args:
+        model: The model.
+        parameters: Its numbers.
+        energy: Energies per particle [TeV].
+        dipole: Its dipoles there, where they are at hand already.
     """
     notes = []
     sources = parameters.sources
@@ -355,7 +367,9 @@ def invalid(model: ForwardModel, parameters: Parameters, energy: Sequence[float]
             f"(r > c t; the first is number {first}, at {distance[first]:.0f} pc and "
             f"{float(sources.age[first]):.0f} yr): their diffusion is superluminal"
         )
-    strength = np.linalg.norm(np.asarray(model.dipole(parameters, np.asarray(energy, float))), axis=-1)
+    if dipole is None:
+        dipole = eqx.filter_jit(model.dipole)(parameters, jnp.asarray(energy, float))
+    strength = np.linalg.norm(np.asarray(dipole), axis=-1)
     strong = np.atleast_1d(strength > 0.3)
     if strong.any():
         notes.append(
@@ -412,7 +426,10 @@ def require_parameters(model: ForwardModel, parameters: Parameters) -> Parameter
 
 
 def _require_direction(name: str, vector: np.ndarray) -> None:
-    if not (np.all(np.isfinite(vector)) and np.any(vector)):
+    with np.errstate(over="ignore"):
+        length = np.linalg.norm(vector)
+    # So long or short that its square is no number, it has no length either.
+    if not (np.isfinite(length) and length > 0):
         raise InputError(f"{name} must be a finite vector that is not zero, not {vector.tolist()}: it has no direction")
 
 

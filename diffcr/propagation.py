@@ -309,18 +309,18 @@ def _log_mean_green(position, source, age, duration, shear, halo_height, nodes):
     low, high = jnp.where(start > lower, start, lower), jnp.where(end < upper, end, upper)
     valid = high > low
     low, high = jnp.where(valid, low, 1.0), jnp.where(valid, high, 2.0)
-    span = -jnp.log1p((low - high) / high)
+    # A short duration is lost to rounding in the difference of its ends.
+    whole = valid & (start > lower) & (end < upper) & (age > duration)
+    part = jnp.where(whole, duration / jnp.where(whole, age, 1.0), (high - low) / high)
+    span = -jnp.log1p(-part)
     abscissae, weights = np.polynomial.legendre.leggauss(nodes)
-    share = (1 - abscissae) / 2
-    path = high[..., None] * jnp.exp(-span[..., None] * share)
+    path = high[..., None] * jnp.exp(-span[..., None] * (1 - abscissae) / 2)
     logs = _log_green(position, source[..., None, :], path, shear, halo_height) + jnp.log(path * weights / 2)
     top = jax.lax.stop_gradient(jnp.max(logs, axis=-1))
     seen = valid & jnp.isfinite(top)
     total = jnp.sum(jnp.exp(jnp.where(seen[..., None], logs - jnp.where(seen, top, 0.0)[..., None], 0.0)), axis=-1)
-    # end - start is rounded as the span is, which a short duration needs.
-    emitted = jnp.minimum(age / jnp.where(lasts, duration, 1.0), 1.0)
-    window = jnp.where(valid, end - start, 1.0)
-    mean = jnp.log(total) + jnp.where(seen, top, 0.0) + jnp.log(span / window) + jnp.log(jnp.where(valid, emitted, 1.0))
+    share = span / (SPEED_OF_LIGHT * jnp.where(lasts, duration, 1.0))
+    mean = jnp.log(total * jnp.where(seen, share, 1.0)) + jnp.where(seen, top, 0.0)
     burst = _log_green(position, source, end, shear, halo_height)
     return jnp.where(lasts, jnp.where(seen, mean, -jnp.inf), burst)
 
@@ -332,7 +332,7 @@ def _relevant_paths(offset, start, end, shear, halo_height):
     best = jnp.clip(jnp.sqrt(q / c) if halo_height is not None else jnp.inf, start, end)
     level = q / best + c * best + _NEGLIGIBLE
     root = level + jnp.sqrt(level**2 - 4 * q * c)
-    upper = end if halo_height is None else root / (2 * c)
+    upper = jnp.full_like(end, jnp.inf) if halo_height is None else root / (2 * c)
     lower = 2 * q / root
     return jnp.maximum(lower, 1e-16 * jnp.minimum(upper, end)), upper
 

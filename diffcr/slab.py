@@ -15,7 +15,7 @@ _CROSSOVER = 0.3
 """Below this time the sum is over images, above it over eigenfunctions: nowhere is it short of rounding."""
 
 _WAVENUMBER = jnp.pi / 2
-_MODES = 8
+_MODES = 7
 _FIRST = ("z", "s", "t")
 _SECOND = ("zz", "zs", "ss", "zt", "st", "tt")
 
@@ -141,7 +141,7 @@ def _image_sums(z, s, t, names):
 
 
 def _mode_sums(z, s, t, names):
-    """Eigenfunctions m = 1 to 8 and their derivatives over exp(-(pi / 2)^2 t), by recurrence in m."""
+    """Eigenfunctions m = 1 to 7 and their derivatives over exp(-(pi / 2)^2 t), by recurrence in m."""
     (sine, cosine), (sine_s, cosine_s) = _angle(z), _angle(s)
     turn, turn_s = 2 * cosine, 2 * cosine_s
     before, before_s = (jnp.zeros_like(sine), jnp.ones_like(cosine)), (jnp.zeros_like(sine_s), jnp.ones_like(cosine_s))

@@ -178,6 +178,10 @@ class DipoleTable:
         _require_once(joined)
         return joined
 
+    def take(self, keep: np.ndarray) -> "DipoleTable":
+        """The rows where `keep` is true, in their order."""
+        return self._map(lambda values: values[keep])
+
     def _map(self, change) -> "DipoleTable":
         return DipoleTable(**{name: change(values) for name, values in vars(self).items()})
 

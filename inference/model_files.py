@@ -276,10 +276,10 @@ def _values(content, head, where: str, elements, observer: str, remnants) -> dic
 
 
 def _remnants(names: list, table: Mapping[str, Remnant], where: str) -> dict[str, dict[str, float]]:
-    by_key = {_key(name): each for name, each in table.items()}
+    by_key = {source_name(name): each for name, each in table.items()}
     out = {}
     for name in by_key if names == ["all"] else names:
-        key = _key(str(name))
+        key = source_name(str(name))
         require_known(key, by_key, f"{where}: the table of known remnants has no")
         each = by_key[key]
         out[key] = {
@@ -297,8 +297,8 @@ def _remnants(names: list, table: Mapping[str, Remnant], where: str) -> dict[str
     return out
 
 
-def _key(name: str) -> str:
-    """Name of a source in a model: small letters, digits, hyphens."""
+def source_name(name: str) -> str:
+    """Name of a known remnant as a source of a model: small letters, digits, hyphens."""
     return "-".join(name.lower().replace("_", " ").replace("-", " ").split())
 
 

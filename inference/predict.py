@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -139,13 +140,12 @@ def predict(model: SourceModel, energy: Sequence[float] | np.ndarray, seed: int 
     energy = _energies(energy)
     parameters = model.parameters(ensemble=model.draw_ensemble(jax.random.PRNGKey(seed)))
     forward = model.grainy
-    observed = jax.jit(lambda p, e: forward.dipole(p, e))
-    dipole = np.asarray(observed(parameters, energy))
+    dipole = np.asarray(_dipole(forward, parameters, energy))
     _require_finite(model, energy, dipole)
     plain = dataclasses.replace(parameters, transition_energy=jnp.asarray(math.inf))
-    plasma = np.asarray(observed(plain, energy)) - np.asarray(forward.motion_dipole(parameters))
+    plasma = np.asarray(_dipole(forward, plain, energy)) - np.asarray(forward.motion_dipole(parameters))
     first = forward.composition.charges[0]
-    density = jax.jit(jax.vmap(lambda p, e: forward.density(p, e / first), (None, 0)))(parameters, energy)
+    density = _density(forward, parameters, energy / first)
     share = np.exp(np.asarray(density.log_sources) - np.asarray(density.log_background))
     both = np.isfinite(density.log_sources) & np.isfinite(density.log_background)
     return Prediction(
@@ -157,6 +157,16 @@ def predict(model: SourceModel, energy: Sequence[float] | np.ndarray, seed: int 
         extragalactic=np.asarray(forward.extragalactic_fraction(parameters, energy)),
         notes=tuple(invalid(forward, parameters, energy, dipole)),
     )
+
+
+# Compiled once per kind of model, not once per call.
+_dipole = eqx.filter_jit(lambda forward, parameters, energy: forward.dipole(parameters, jnp.asarray(energy)))
+_dipoles = eqx.filter_jit(
+    lambda forward, batch, energy: jax.vmap(lambda parameters: forward.dipole(parameters, energy))(batch)
+)
+_density = eqx.filter_jit(
+    lambda forward, parameters, rigidity: jax.vmap(lambda each: forward.density(parameters, each))(rigidity)
+)
 
 
 def predict_band(
@@ -222,7 +232,7 @@ def _draw_dipoles(model: SourceModel, energy: Array, values: Values, keys: Array
         return model.grainy.dipole(model.parameters(own, model.draw_ensemble(key, own)), energy)
 
     many = model.ensemble is not None
-    run = jax.jit(one) if many else jax.jit(jax.vmap(one))
+    run, numbers = jax.jit(one), jax.jit(jax.vmap(lambda own: model.parameters(own)))
     size, out = 1 if many else 64, []
     for start in range(0, len(keys), size):
         part = {k: v[start : start + size] for k, v in values.items()}
@@ -230,9 +240,8 @@ def _draw_dipoles(model: SourceModel, energy: Array, values: Values, keys: Array
             out.append(np.asarray(run({k: v[0] for k, v in part.items()}, keys[start]))[None])
         else:
             # A full batch each time: another shape would be compiled anew.
-            own = keys[start : start + size]
-            full = jax.tree.map(functools.partial(_filled, size), (part, own))
-            out.append(np.asarray(run(*full))[: len(own)])
+            full = jax.tree.map(functools.partial(_filled, size), part)
+            out.append(np.asarray(_dipoles(model.forward, numbers(full), energy))[: len(keys) - start])
         if progress is not None:
             progress(min(start + size, len(keys)), len(keys))
     return np.concatenate(out)

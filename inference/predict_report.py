@@ -15,7 +15,8 @@ from diffcr.units import DEGREE
 
 from . import plots, predict_plots
 from .dipole_table import DipoleTable
-from .files import atomic
+from .files import atomic, together
+from .model_files import source_name
 from .predict import LEVELS, Band, Prediction, flip_energy
 from .report import write_json
 
@@ -48,14 +49,15 @@ def write_prediction(
         folder: Where to.
         pictures: Whether to draw.
     """
-    _write_csv(folder / "dipole.csv", COLUMNS, _rows(prediction))
-    if band is not None:
-        _write_csv(folder / "band.csv", *_band_rows(band))
-    if pictures:
-        for name, figure in figures(prediction, band, table).items():
-            plots.save(figure, folder / f"{name}.png")
     content = summary(prediction, band)
-    write_json(folder / "prediction.json", content)
+    with together(folder) as part:
+        _write_csv(part / "dipole.csv", COLUMNS, _rows(prediction))
+        if band is not None:
+            _write_csv(part / "band.csv", *_band_rows(band))
+        if pictures:
+            for name, figure in figures(prediction, band, table).items():
+                plots.save(figure, part / f"{name}.png")
+        write_json(part / "prediction.json", content)
     return content
 
 
@@ -193,8 +195,13 @@ def figures(prediction: Prediction, band: Band | None = None, table: DipoleTable
         else np.zeros((0, 3))
     )
     known = {each.name: each for each in REMNANTS.values()}
-    others = {name: each for name, each in known.items() if name.lower().replace(" ", "-") not in model.sources}
-    directions = {name: np.asarray(galactic_to_icrs(_towards(model, name))) for name in model.sources}
+    others = {name: each for name, each in known.items() if source_name(name) not in model.sources}
+    written = {source_name(name): name for name in REMNANTS}
+    shown = [written.get(name, name) for name in model.sources]
+    directions = {
+        title: np.asarray(galactic_to_icrs(_towards(model, name)))
+        for title, name in zip(shown, model.sources, strict=True)
+    }
     directions |= {
         name: np.asarray(galactic_to_icrs(unit_vector(each.longitude * DEGREE, each.latitude * DEGREE)))
         for name, each in others.items()
@@ -204,7 +211,7 @@ def figures(prediction: Prediction, band: Band | None = None, table: DipoleTable
     if prediction.energy.size > 1 and np.all(size > 0):
         track = (prediction.energy, prediction.dipole / size)
     out["sky"] = predict_plots.source_sky(field, directions, dipole_track=track)
-    names = [*model.sources, *others]
+    names = [*shown, *others]
     ages = [float(model.values[f"{name}.age_yr"]) for name in model.sources] + [each.age[1] for each in others.values()]
     elsewhere = [
         np.asarray(galactic_position(e.distance[1], e.longitude * DEGREE, e.latitude * DEGREE)) for e in others.values()
@@ -217,7 +224,9 @@ def figures(prediction: Prediction, band: Band | None = None, table: DipoleTable
     )
     if table is not None:
         measured = table.select("fit")
-        measured = measured._map(lambda values: values[~measured.is_limit])
+        low, high = prediction.energy.min(), prediction.energy.max()
+        shown_here = ~measured.is_limit & (measured.energy > low / 1.5) & (measured.energy < 1.5 * high)
+        measured = measured.take(shown_here)
         if len(measured):
             values, covariance = measured.cartesian()
             factor = measured.equatorial_factor

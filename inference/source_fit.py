@@ -18,6 +18,7 @@ from numpyro import handlers
 
 import diffcr
 from diffcr.composition import Response, response_energies
+from diffcr.disc import Disc, tabulate
 from diffcr.errors import InputError, require_float64
 from diffcr.harmonics import dipole_to_coefficients, index
 from diffcr.typing import AnyArray
@@ -60,6 +61,7 @@ class Problem:
         data: Checksum of the data.
         labels: Dimension and labels of vector quantities, by name.
         events: Number of events behind the data; 0 for published dipoles.
+        dense: Sites that share a dense mass matrix.
     """
 
     model: SourceModel
@@ -70,6 +72,7 @@ class Problem:
     header: dict[str, Any]
     labels: dict[str, tuple[str, list]]
     events: float = 0.0
+    dense: tuple[str, ...] = ("coordinates",)
 
 
 # What is fitted ------------------------------------------------------------------------------------------
@@ -102,6 +105,7 @@ def published_problem(
         InputError: If nothing is free, or no row is to be fitted.
     """
     require_float64("a fit of published dipoles")
+    model = tabulated(model)
     data = dipole_data(table)
     basis = jnp.zeros((0, len(data.energy), 3)) if effects is None else jnp.asarray(effects)
     layout = _layout(model, (4 if multipoles else 0) + len(basis))
@@ -141,7 +145,7 @@ def published_problem(
     header = {"kind": "published dipoles", "scale": scale, "phase": phase, "scatter": scatter}
     header |= {"multipoles": multipoles, "effects": len(basis), "extra": extra is not None}
     arguments = (data, basis, jnp.asarray(geometry.centre), jnp.asarray(geometry.root))
-    return Problem(model, layout, geometry, function, arguments, header, labels)
+    return Problem(model, layout, geometry, function, arguments, header, labels, dense=_DENSE)
 
 
 class CountsRecipe:
@@ -151,7 +155,7 @@ class CountsRecipe:
         model: The model, with priors.
         response: True energies of the counts' energy bins, in their order.
         rates: "sampled", or "laplace" for Laplace's approximation.
-        rate_bins, concentration: Of the rates, see `sky_likelihood`.
+        rate_bins, concentration, nodes: Of the likelihood, see `sky_likelihood`.
         effects: Dipoles of random supernovae beside the mean in each energy bin, from `random_effects`.
         extra: Another log-likelihood, a function of the numbers by name.
     """
@@ -165,13 +169,14 @@ class CountsRecipe:
         concentration: float = 1.0,
         effects: Float[AnyArray, "effect bin 3"] | None = None,
         extra: Callable[[dict], Array] | None = None,
+        nodes: int | None = None,
     ):
         require_float64("a fit of counts")
-        self.model, self.response, self.rates = model, response, rates
-        self.rate_bins, self.concentration, self.extra = rate_bins, concentration, extra
-        self.bins = response_energies(response, model.forward.composition).shape[0]
+        self.model, self.response, self.rates = tabulated(model), response, rates
+        self.rate_bins, self.concentration, self.extra, self.nodes = rate_bins, concentration, extra, nodes
+        self.bins = response_energies(response, self.model.forward.composition).shape[0]
         self.basis = jnp.zeros((0, self.bins, 3)) if effects is None else jnp.asarray(effects)
-        self.layout = _layout(model, len(self.basis))
+        self.layout = _layout(self.model, len(self.basis))
         self._locate = make_locator(self.layout, self._residual)
 
     def dipoles(self, x: Float[AnyArray, " coordinate"]) -> tuple[dict, Float[Array, "bin 3"]]:
@@ -200,7 +205,7 @@ class CountsRecipe:
         Raises:
             InputError: If the response has another number of energy bins than the counts.
         """
-        sky = sky_likelihood(counts, 1, self.rate_bins, self.concentration)
+        sky = sky_likelihood(counts, 1, self.rate_bins, self.concentration, nodes=self.nodes)
         if len(sky.energies) != self.bins:
             raise InputError(
                 f"the counts have {len(sky.energies)} energy bins ({', '.join(sky.energies)}), but {self.bins} "
@@ -294,7 +299,7 @@ def sample_problem(
     plan = plan or Plan(draws=1000, target_accept=0.9)
     mirror = problem.layout.mirror()
     flip = None if mirror is None else {"coordinates": jnp.asarray(mirror)}
-    kernel = Kernel(problem.function, plan, flip, ("coordinates",))
+    kernel = Kernel(problem.function, plan, flip, problem.dense)
     header = {**identity(problem), "data": _data_checksum(problem)}
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -356,6 +361,13 @@ def identity(problem: Problem) -> dict[str, Any]:
     }
 
 
+def tabulated(model: SourceModel) -> SourceModel:
+    """The model with a table of its disc, for fits."""
+    if not isinstance(model.forward.disc, Disc):
+        return model
+    return dataclasses.replace(model, forward=dataclasses.replace(model.forward, disc=tabulate(model.forward.disc)))
+
+
 def _of_date(dipole: Array, to_date: Array) -> Array:
     return dipole_to_coefficients(dipole)[:, 1:] @ to_date[:, 1:4].T
 
@@ -393,6 +405,8 @@ def heavy_tailed(z: Float[AnyArray, "*any"]) -> Float[Array, "*any"]:
     return jnp.where(jnp.abs(z) < 1e-3, _SLOPE * z, jnp.sign(z) * size)
 
 
+_SPREADS = ("log_scale", "phase", "scatter")
+_DENSE = ("coordinates", *(f"{name}_{part}" for name in _SPREADS for part in ("spread", "unit")))
 _FIRST_ORDER = np.array([index(2, 1), index(2, -1), index(3, 1), index(3, -1)])
 _SLOPE = 1 / math.sqrt(2 * math.pi) / 0.375
 """Density of a unit normal over that of Student's t at the median."""

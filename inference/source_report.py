@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from . import plots, posterior_plots
-from .files import write_netcdf
+from .files import together, write_netcdf
 from .named import group, tree
 from .report import write_json
 from .source_fit import Problem, identity
@@ -21,11 +21,12 @@ _INNER = {"expected", "log_scale_unit", "phase_unit", "scatter_unit"}
 def write_source_posterior(posterior: Any, problem: Problem, folder: Path, pictures: bool = True) -> dict:
     """Write posterior.nc, pictures and last summary.json into an existing folder; returns the summary."""
     content = summarise(posterior, problem)
-    write_netcdf(folder / "posterior.nc", tree(posterior))
-    if pictures:
-        for name, figure in figures(posterior, problem, content).items():
-            plots.save(figure, folder / f"{name}.png")
-    write_json(folder / "summary.json", content)
+    with together(folder) as part:
+        write_netcdf(part / "posterior.nc", tree(posterior))
+        if pictures:
+            for name, figure in figures(posterior, problem, content).items():
+                plots.save(figure, part / f"{name}.png")
+        write_json(part / "summary.json", content)
     return content
 
 

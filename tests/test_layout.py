@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-CHAIN = "units typing errors clock grid harmonics sky source disc ensemble transport propagation".split()
+CHAIN = "units typing errors clock grid harmonics sky source disc ensemble transport slab propagation".split()
 CHAIN += "observer site detector rate counts composition window grammage cascade pitch_angle model".split()
 """The files of diffcr, in the order in which a particle meets them: each imports only from those before it."""
 
