@@ -13,6 +13,7 @@ eliminated exactly. References: Ahlers (2016), PRL 117, 151103; Schwadron et al.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -69,6 +70,7 @@ class OneAxis(eqx.Module):
         perpendicular: Posterior mean of the velocity across the axis, towards `best_axis` + 90 degrees [c].
         perpendicular_error: Its standard deviation [c]; a known velocity has one by the error of the axis.
         perpendicular_at: Mean and variance of the velocity across each axis, shape (2, axis).
+        expected: The points of the line that fit the dipoles best, in the observed frame.
     """
 
     energy: Float[AnyArray, " row"]
@@ -87,6 +89,7 @@ class OneAxis(eqx.Module):
     perpendicular: Float[Array, ""]
     perpendicular_error: Float[Array, ""]
     perpendicular_at: Float[Array, "2 axis"]
+    expected: Float[Array, "row 2"]
 
     def perpendicular_density(self, velocity: Float[AnyArray, " velocity"]) -> Float[Array, " velocity"]:
         """Posterior density of the velocity across the axis [1/c]; of a free velocity only."""
@@ -209,48 +212,42 @@ def fit_one_axis(
             f"{energy.shape} and {covariance.shape}"
         )
     _check(energy, dipole, covariance, motion, strength_scale)
-    axis = jnp.arange(points) * (jnp.pi / points)
-    given = jax.vmap(_given_axis, (0, None, None, None, None, None))(
-        axis,
-        dipole,
-        covariance,
-        motion.dipole,
-        (2 + motion.spectral_index) * jnp.asarray(motion.spread),
-        strength_scale,
-    )
-    probability = jax.nn.softmax(given.log_density)
-    best, chi2 = _lowest(given.chi2, jnp.pi / points)
-    nearest = jnp.where(jnp.abs(axis - best) > jnp.pi / 2, -1.0, 1.0)
-    mean = jnp.arctan2(probability @ jnp.sin(2 * axis), probability @ jnp.cos(2 * axis)) / 2 % jnp.pi
-    strength, strength_covariance = _mixture(probability, nearest[:, None] * given.strength, given.strength_covariance)
-    factor = 2 + motion.spectral_index
-    across, variance = nearest * given.across / factor, given.across_variance / factor**2
-    perpendicular, spread = _mixture(probability, across[:, None], variance[:, None, None])
-    freedom = rows - 1 - jnp.all(jnp.isinf(jnp.asarray(motion.spread))).astype(int)
-    error = jnp.sqrt(probability @ separation(axis, mean) ** 2)
-    if is_known(error) and np.any(error < 1.5 * np.pi / points):
+    fit = _fit(energy, dipole, covariance, motion, strength_scale, points)
+    if is_known(fit.error) and fit.error < 1.5 * np.pi / points:
         raise InputError(
-            f"the axis is known to {np.degrees(float(error)):.2g} degrees, which steps of {180 / points:.2g} do "
-            f"not resolve: give points = {math.ceil(4 * np.pi / max(float(error), 1e-5))} or more"
+            f"the axis is known to {np.degrees(float(fit.error)):.1g} degrees, which steps of {180 / points:.2g} do not "
+            f"resolve: give more points, such as {4 * points}"
         )
-    return OneAxis(
-        energy=energy,
-        axis=axis,
-        profile=given.chi2,
-        probability=probability,
-        best_axis=best,
-        mean_axis=mean,
-        error=error,
-        chi2=chi2,
-        degrees_of_freedom=freedom,
-        p_value=exceeded(chi2, freedom),
-        log_evidence=jax.nn.logsumexp(given.log_density) - math.log(points),
-        strength=strength,
-        strength_covariance=strength_covariance,
-        perpendicular=perpendicular[0],
-        perpendicular_error=jnp.sqrt(spread[0, 0]),
-        perpendicular_at=jnp.stack([across, variance]),
-    )
+    return fit
+
+
+def fit_with_systematics(
+    energy: Float[AnyArray, " row"],
+    dipole: Float[AnyArray, "row 2"],
+    covariance: Float[AnyArray, "row 2 2"],
+    motion: Motion,
+    group: Int[AnyArray, " row"] | None = None,
+    scale: float | Float[AnyArray, " experiment"] = 0.0,
+    phase: float | Float[AnyArray, " experiment"] = 0.0,
+    scatter: float | Float[AnyArray, " experiment"] = 0.0,
+    strength_scale: float = math.inf,
+    points: int = 3600,
+    rounds: int = 4,
+) -> OneAxis:
+    """`fit_one_axis` with the errors of the experiments that `joint_covariance` describes.
+
+    They act on what is expected, which the fit before tells, and not on what was measured: scaling measured values
+    that do not agree favours small ones (D'Agostini 1994, NIM A 346, 306).
+
+    Args:
+        rounds: Fits after the first, which knows only the scatter.
+    """
+    own = joint_covariance(dipole, covariance, group, scatter=scatter)
+    fit = fit_one_axis(energy, dipole, own, motion, strength_scale, points)
+    for _ in range(rounds):
+        joint = joint_covariance(fit.expected, covariance, group, scale, phase, scatter)
+        fit = fit_one_axis(energy, dipole, joint, motion, strength_scale, points)
+    return fit
 
 
 def projected_strength(
@@ -348,6 +345,43 @@ class _Given(eqx.Module):
     strength_covariance: Array
     across: Array
     across_variance: Array
+    expected: Array
+
+
+@partial(jax.jit, static_argnames="points")
+def _fit(energy, dipole, covariance, motion: Motion, strength_scale, points: int) -> OneAxis:
+    factor, rows = 2 + motion.spectral_index, len(energy)
+    spread = factor * jnp.asarray(motion.spread)
+    at = lambda angle: _given_axis(angle, dipole, covariance, motion.dipole, spread, strength_scale)
+    axis = jnp.arange(points) * (jnp.pi / points)
+    given = jax.vmap(at)(axis)
+    probability = jax.nn.softmax(given.log_density)
+    best, chi2 = _lowest(given.chi2, jnp.pi / points)
+    nearest = jnp.where(jnp.abs(axis - best) > jnp.pi / 2, -1.0, 1.0)
+    mean = jnp.arctan2(probability @ jnp.sin(2 * axis), probability @ jnp.cos(2 * axis)) / 2 % jnp.pi
+    strength, strength_covariance = _mixture(probability, nearest[:, None] * given.strength, given.strength_covariance)
+    across, variance = nearest * given.across / factor, given.across_variance / factor**2
+    perpendicular, perpendicular_variance = _mixture(probability, across[:, None], variance[:, None, None])
+    freedom = rows - 1 - jnp.any(jnp.isinf(spread)).astype(int)
+    return OneAxis(
+        energy=energy,
+        axis=axis,
+        profile=given.chi2,
+        probability=probability,
+        best_axis=best,
+        mean_axis=mean,
+        error=jnp.sqrt(probability @ separation(axis, mean) ** 2),
+        chi2=chi2,
+        degrees_of_freedom=freedom,
+        p_value=exceeded(chi2, freedom),
+        log_evidence=jax.nn.logsumexp(given.log_density) - math.log(points),
+        strength=strength,
+        strength_covariance=strength_covariance,
+        perpendicular=perpendicular[0],
+        perpendicular_error=jnp.sqrt(perpendicular_variance[0, 0]),
+        perpendicular_at=jnp.stack([across, variance]),
+        expected=at(best).expected,
+    )
 
 
 def _given_axis(axis, dipole, covariance, mean, spread, strength_scale) -> _Given:
@@ -394,6 +428,7 @@ def _given_axis(axis, dipole, covariance, mean, spread, strength_scale) -> _Give
         - jnp.where(finite, strength_covariance @ solved[:, 1:], jnp.zeros((rows, rows))),
         across=w - jnp.where(finite, crossed @ solved[:, 0], 0.0),
         across_variance=variance - jnp.where(finite, taken, 0.0),
+        expected=jnp.stack([along - regression @ (across - w), jnp.full(rows, w)], axis=1) @ turn,
     )
 
 

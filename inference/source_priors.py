@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from diffcr.errors import InputError
@@ -39,7 +40,7 @@ class Prior:
     kind: str
     numbers: tuple[Any, ...]
 
-    def value(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+    def value(self, z: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
         """The number for a unit normal z; increasing in z."""
         first, last = self.numbers[0], self.numbers[-1]
         if self.kind == "normal":
@@ -127,6 +128,12 @@ def _number(value: Any, size: int, what: str) -> Any:
     return float(value)
 
 
+def _reach(mean, spread: float) -> tuple[float, float]:
+    """Where a normal is not negligible."""
+    means = mean if isinstance(mean, tuple) else (mean,)
+    return min(means) - _CAUTIOUS * spread, max(means) + _CAUTIOUS * spread
+
+
 def _check(kind: str, numbers: tuple, what: str, low: float, high: float, size: int) -> None:
     if kind in ("normal", "log-normal", "half-normal") and not numbers[-1] > 0:
         raise InputError(
@@ -139,12 +146,13 @@ def _check(kind: str, numbers: tuple, what: str, low: float, high: float, size: 
     if kind == "log-uniform" and not numbers[0] > 0:
         raise InputError(f"{what} must have a low edge above 0, not {numbers[0]:g}")
     ends = {
-        "normal": (-math.inf, math.inf),
+        "normal": _reach(numbers[0], numbers[-1]) if kind == "normal" else None,
         "log-normal": (0.0, math.inf),
         "half-normal": (0.0, math.inf),
     }.get(kind, numbers)
     # An open edge at 0 is not reached by a log-normal, nor, but for a set of measure zero, by a half-normal.
     if ends[0] < low or ends[1] > high:
         raise InputError(
-            f"{what} leaves the range {low:g} to {high:g} of that number: take a uniform or log-normal one inside it"
+            f"{what} leaves the range {low:g} to {high:g} of that number (a normal within 8 spreads of its mean): "
+            "take a uniform or log-normal one inside it"
         )

@@ -558,7 +558,7 @@ def test_invalid_notes_superluminal_sources_and_large_dipoles():
     # 750 pc are 2446 light years; 3 r / (2 c t) of the older one is 1.22.
     beyond = notes(vela(750.0, 2400.0))
     assert len(beyond) == 2
-    assert "1 of 1 sources" in beyond[0] and "r > c t" in beyond[0]
+    assert "1 of 2 sources" in beyond[0] and "r > c t" in beyond[0]
     strong = notes(vela(750.0, 3000.0))
     assert len(strong) == 1
     assert "above 0.3 at 2 of 2 energies, from 5 TeV" in strong[0]
