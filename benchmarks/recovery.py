@@ -40,7 +40,7 @@ from diffcr.site import site
 
 GRID = RingGrid(18, 36)
 MEDIAN, WIDTH = (3.0, 20.0, 130.0), 0.5
-NODES = 8
+NODES, RATES = 8, 12
 LEVELS = (0.68, 0.95)
 
 
@@ -76,15 +76,18 @@ def quantities(recipe: CountsRecipe, x) -> dict:
     return out | {f"delta_{h} {MEDIAN[1]:g} TeV": dipole[1, k] for k, h in enumerate(("0h", "6h"))}
 
 
-def simulate(rng, recipe: CountsRecipe, sites, expected, to_date, x):
+def simulate(rng, recipe: CountsRecipe, sites, expected, likelihood, x):
     """Poisson counts of the sky that x makes, rates constant but for 5 % of scatter."""
-    theta = np.asarray(_of_date(recipe.dipoles(x)[1], to_date))
+    theta = np.asarray(_of_date(recipe.dipoles(x)[1], likelihood.to_date))
+    coefficients = np.zeros((len(MEDIAN), 4))
+    coefficients[:, 0] = np.sqrt(4 * np.pi)
+    coefficients[:, 2 + np.array(likelihood.order)] = theta
     parts, number = [], np.zeros((len(sites), len(MEDIAN), 1), np.int64)
     for s, local in enumerate(expected):
         for e in range(len(MEDIAN)):
-            coefficients = np.array([np.sqrt(4 * np.pi), *theta[e][[0]], 0.0, *theta[e][1:]])
-            sky = np.asarray(synthesis(coefficients, GRID, cell_average=True))
-            rate = rng.gamma(400, size=GRID.n_ra)
+            sky = np.asarray(synthesis(coefficients[e], GRID, cell_average=True))
+            # Constant within the groups of time bins that share a rate, as the likelihood has it.
+            rate = np.repeat(rng.gamma(400, size=RATES), GRID.n_ra // RATES)
             n_local = rng.poisson(local)
             parts.append(draw_conditional(rng, n_local, rate, sky))
             number[s, e] = n_local.sum()
@@ -94,12 +97,12 @@ def simulate(rng, recipe: CountsRecipe, sites, expected, to_date, x):
 def run(sets: int, seed: int, events: float, plan: Plan, tell) -> dict:
     """Ranks of all quantities in all sets."""
     recipe = CountsRecipe(
-        model(), EnergyResponse(MEDIAN, np.full(len(MEDIAN), WIDTH)), rate_bins=12, concentration=400.0, nodes=NODES
+        model(), EnergyResponse(MEDIAN, np.full(len(MEDIAN), WIDTH)), rate_bins=RATES, concentration=400.0, nodes=NODES
     )
     sites = [site(name) for name in ("IceCube", "HAWC")]
     accepted = [np.asarray(acceptance(each, GRID, "cos", 4.0)) for each in sites]
     expected = _expected_events(sites, accepted, GRID, events)
-    to_date = recipe.problem(_isotropic(sites, expected, GRID, len(MEDIAN), 2015.5), starts=2).arguments[0].to_date
+    likelihood = recipe.problem(_isotropic(sites, expected, GRID, len(MEDIAN), 2015.5), starts=2).arguments[0]
     prior = Positions(recipe.layout, np.zeros(recipe.layout.size), np.eye(recipe.layout.size))
     signs = {"coordinates": jnp.asarray(recipe.layout.mirror())}
     kernel = Kernel(recipe.function, plan, signs, ("coordinates",))
@@ -123,7 +126,7 @@ def run(sets: int, seed: int, events: float, plan: Plan, tell) -> dict:
     diverged, lengths, worst, started = 0, [], [], time.monotonic()
     for k in range(sets):
         truth = prior.sample(jax.random.PRNGKey(seed + 1 + k))
-        problem = recipe.problem(simulate(rng, recipe, sites, expected, to_date, truth), starts=8)
+        problem = recipe.problem(simulate(rng, recipe, sites, expected, likelihood, truth), starts=8)
         found, diverging, steps = sample(jax.random.PRNGKey(seed + 10_000 + k), *problem.arguments)
         found, true = jax.tree.map(np.asarray, (found, look(truth)))
         for name, draws in found.items():
@@ -160,11 +163,11 @@ def main() -> None:
     parser.add_argument("--sets", type=int, default=100)
     parser.add_argument("--seed", type=int, default=20261128)
     parser.add_argument("--events", type=float, default=1e8, help="mean number of events of each site and energy bin")
-    parser.add_argument("--warmup", type=int, default=300)
+    parser.add_argument("--warmup", type=int, default=250)
     parser.add_argument("--draws", type=int, default=300)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    plan = Plan(chains=4, warmup=options.warmup, draws=options.draws, target_accept=0.9, max_tree_depth=8)
+    plan = Plan(chains=2, warmup=options.warmup, draws=options.draws, target_accept=0.9, max_tree_depth=8)
 
     def tell(done, total, seconds):
         print(f"{done} of {total} sets, {seconds:.0f} s", file=sys.stderr, flush=True)

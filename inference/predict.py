@@ -22,6 +22,9 @@ from .source_model import SourceModel, Values, prior_draws
 LEVELS = (0.68, 0.95)
 """Probabilities of the bands."""
 
+_FEWEST = 8
+"""Points into which a step with a flip is divided, at least."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
@@ -36,6 +39,8 @@ class Prediction:
             the first element; NaN without both, (energy,).
         extragalactic: Part of the flux that is extragalactic, (energy,).
         notes: What lies outside the domain of diffusion, a line each.
+        flips: Energies [TeV] at which the plasma dipole along the field changes sign, to 1e-6; two within one
+            step of `energy` are not seen.
     """
 
     model: SourceModel
@@ -45,6 +50,7 @@ class Prediction:
     source_share: Float[np.ndarray, " energy"]
     extragalactic: Float[np.ndarray, " energy"]
     notes: tuple[str, ...] = ()
+    flips: tuple[float, ...] = ()
 
     @property
     def amplitude(self) -> np.ndarray:
@@ -142,8 +148,9 @@ def predict(model: SourceModel, energy: Sequence[float] | np.ndarray, seed: int 
     forward = model.grainy
     dipole = np.asarray(_dipole(forward, parameters, energy))
     _require_finite(model, energy, dipole)
-    plain = dataclasses.replace(parameters, transition_energy=jnp.asarray(math.inf))
+    plain = dataclasses.replace(parameters, transition_energy=jnp.asarray(math.inf, float))
     plasma = np.asarray(_dipole(forward, plain, energy)) - np.asarray(forward.motion_dipole(parameters))
+    along = lambda e: (_dipole(forward, plain, e) - forward.motion_dipole(plain)) @ _unit(model.values["field"])
     first = forward.composition.charges[0]
     density = _density(forward, parameters, energy / first)
     share = np.exp(np.asarray(density.log_sources) - np.asarray(density.log_background))
@@ -156,6 +163,7 @@ def predict(model: SourceModel, energy: Sequence[float] | np.ndarray, seed: int 
         source_share=np.where(both, share, np.nan),
         extragalactic=np.asarray(forward.extragalactic_fraction(parameters, energy)),
         notes=tuple(invalid(forward, parameters, energy, dipole)),
+        flips=tuple(_flips(along, energy)),
     )
 
 
@@ -188,7 +196,7 @@ def predict_band(
         draws: How many.
         seed: Of everything random.
         vary: Draw the numbers from their priors; False keeps them at their values.
-        table: Published dipoles (a `DipoleTable`) to compare with; rows for plotting alone are left out.
+        table: Published dipoles (a `DipoleTable`) to compare with: its rows for the fit within the range of energies.
         amplitude_systematic: Relative systematic error of every published amplitude in that comparison.
         phase_systematic: Systematic error of every published phase [deg].
         progress: Called with draws done and in all.
@@ -208,7 +216,9 @@ def predict_band(
     numbers, supernovae = jax.random.split(jax.random.PRNGKey(seed))
     values = prior_draws(model, numbers, draws) if vary else {}
     keys = jax.random.split(supernovae, draws)
-    data = None if table is None else dipole_data(table)
+    if table is not None:
+        table = table.take((table.energy > 0.999 * energy.min()) & (table.energy < 1.001 * energy.max()))
+    data = None if table is None or not np.any(table.use == "fit") else dipole_data(table)
     places = np.zeros(0) if data is None else np.asarray(data.energy)
     everywhere = np.concatenate([energy, places])
     dipole = _draw_dipoles(model, jnp.asarray(everywhere), values, keys, progress)
@@ -306,15 +316,33 @@ def shortest_arc(phases: Float[np.ndarray, " draw"], probability: float) -> tupl
     return float(ordered[first]), float(ends[first])
 
 
-def flip_energy(prediction: Prediction) -> Float[np.ndarray, " flip"]:
-    """Energies [TeV] at which the plasma dipole along the field changes sign, by log-linear interpolation."""
-    field = np.asarray(prediction.model.values["field"], float)
-    along = prediction.plasma @ (field / np.linalg.norm(field))
-    order = np.argsort(prediction.energy)
-    log_energy, along = np.log(prediction.energy[order]), along[order]
-    turns = np.flatnonzero((along[:-1] > 0) != (along[1:] > 0))
-    share = along[turns] / (along[turns] - along[turns + 1])
-    return np.exp(log_energy[turns] + share * (log_energy[turns + 1] - log_energy[turns]))
+def _flips(along: Callable[[np.ndarray], Array], energy: np.ndarray) -> list[float]:
+    """Where a function of the energy changes sign: each step of the grid that does is divided until it is 1e-6 wide."""
+    # Always as many points, so that nothing is compiled anew.
+    grid = np.sort(energy)
+    if grid.size < _FEWEST:
+        grid = np.concatenate([grid, np.full(_FEWEST - grid.size, grid[-1])])
+    points = grid.size
+    brackets = _turning(grid, np.asarray(along(grid)))
+    out = []
+    for low, high in brackets:
+        while high > low * (1 + 1e-6):
+            inner = np.geomspace(low, high, points)
+            found = _turning(inner, np.asarray(along(inner)))
+            if not found:
+                break
+            low, high = found[0]
+        out.append(math.sqrt(low * high))
+    return out
+
+
+def _turning(energy: np.ndarray, along: np.ndarray) -> list[tuple[float, float]]:
+    places = np.flatnonzero((along[:-1] > 0) != (along[1:] > 0))
+    return [(float(energy[k]), float(energy[k + 1])) for k in places]
+
+
+def _unit(vector) -> np.ndarray:
+    return np.asarray(vector, float) / np.linalg.norm(vector)
 
 
 def _energies(energy) -> np.ndarray:

@@ -17,7 +17,7 @@ from . import plots, predict_plots
 from .dipole_table import DipoleTable
 from .files import atomic, together
 from .model_files import source_name
-from .predict import LEVELS, Band, Prediction, flip_energy
+from .predict import LEVELS, Band, Prediction
 from .report import write_json
 
 COLUMNS = (
@@ -81,7 +81,7 @@ def summary(prediction: Prediction, band: Band | None = None) -> dict[str, Any]:
         "delta_N": prediction.dipole[:, 2].tolist(),
         "amplitude": prediction.amplitude.tolist(),
         "right_ascension_deg": np.degrees(prediction.right_ascension).tolist(),
-        "flip_energy_TeV": flip_energy(prediction).tolist(),
+        "flip_energy_TeV": list(prediction.flips),
         "notes": list(prediction.notes),
     }
     if band is not None:
@@ -186,7 +186,7 @@ def figures(prediction: Prediction, band: Band | None = None, table: DipoleTable
             title=f"{model.name}: {model.description}" if len(model.description) < 60 else model.name,
             label="Model" if band is None else "At the model's own numbers",
             second=prediction.plasma if moving and np.all(prediction.extragalactic < 1e-3) else None,
-            flips=flip_energy(prediction),
+            flips=prediction.flips,
         )
     }
     position = (

@@ -1,13 +1,12 @@
 """Predictions, their bands and their agreement with published dipoles, against brute force and simulated tables."""
 
-import dataclasses
 import math
 
 import numpy as np
 import pytest
 from diffcr.inference.dipole_table import read_dipoles
 from diffcr.inference.model_files import model_of
-from diffcr.inference.predict import LEVELS, Band, Prediction, flip_energy, predict, predict_band, shortest_arc
+from diffcr.inference.predict import LEVELS, Band, _flips, predict, predict_band, shortest_arc
 from scipy import stats
 
 from diffcr.errors import InputError
@@ -90,34 +89,39 @@ def test_prediction_that_is_not_finite_is_refused():
 # Where the phase flips
 
 
-def of(energy, along, across=0.0):
-    """A prediction whose plasma dipole has given parts along and across a field."""
-    axis, other = np.array([2.0, -1.0, 2.0]) / 3, np.array([1.0, 2.0, 0.0]) / np.sqrt(5)
-    energy = np.asarray(energy, float)
-    plasma = np.asarray(along, float)[:, None] * axis + across * other
-    flipped = dataclasses.replace(TWO, values={**TWO.values, "field": tuple(5 * axis)})
-    return Prediction(flipped, energy, plasma + 1.0, plasma, 0 * energy, 0 * energy)
+@pytest.mark.parametrize(
+    ("along", "energy", "expected"),
+    [
+        (lambda e: np.log(e / 152.6), np.geomspace(1, 1e4, 30), [152.6]),
+        (lambda e: np.log(e / 152.6), [100.0, 1.0, 1000.0], [152.6]),
+        (lambda e: -np.sin(np.log(e)), [1.5, 10.0, 100.0, 700.0], [np.exp(np.pi), np.exp(2 * np.pi)]),
+        (lambda e: 10.0 - e, [1.0, 10.0, 100.0], [10.0]),
+        (lambda e: e - 10.0, [1.0, 10.0, 100.0], [10.0]),
+        (lambda e: e, [1.0, 10.0, 100.0], []),
+        (lambda e: e - 3.0, [2.0], []),
+    ],
+)
+def test_flips_are_found_to_a_millionth_whatever_the_grid(along, energy, expected):
+    shapes = set()
+
+    def watched(e):
+        shapes.add(e.shape)
+        return along(e)
+
+    np.testing.assert_allclose(_flips(watched, np.asarray(energy)), expected, rtol=1e-6)
+    assert len(shapes) == 1
 
 
-def test_flip_is_interpolated_in_the_logarithm_of_energy():
-    energy = np.array([1.0, 10, 100, 1000])
-    np.testing.assert_allclose(flip_energy(of(energy, [1, 1, -1, -2])), [10**1.5])
-    np.testing.assert_allclose(flip_energy(of(energy, [1, 3, -1, -2])), [10**1.75])
-    np.testing.assert_allclose(flip_energy(of(energy, [1, -3, 1, 2], across=9.0)), [10**0.25, 10**1.75])
-    np.testing.assert_allclose(flip_energy(of(energy[::-1], [-2, -1, 3, 1])), [10**1.75])
-    assert flip_energy(of(energy, [1, 1, 2, 3], across=-9.0)).size == 0
-    assert flip_energy(of([5.0], [1.0])).size == 0
-
-
-@pytest.mark.parametrize("sign", [1, -1])
-def test_flip_on_an_energy_of_the_grid_is_found_once(sign):
-    energy = np.array([1.0, 10, 100])
-    np.testing.assert_allclose(flip_energy(of(energy, sign * np.array([1.0, 0, -1]))), [10])
-
-
-def test_flip_of_a_straight_line_is_exact():
-    energy = np.geomspace(1, 1e4, 30)
-    np.testing.assert_allclose(flip_energy(of(energy, np.log(energy / 152.6))), [152.6])
+def test_flip_of_a_prediction_is_that_of_its_plasma_dipole_along_the_field():
+    prediction = predict(TWO, [1.0, 3e3])
+    field = np.asarray(TWO.values["field"])
+    fine = predict(TWO, np.geomspace(1, 3e3, 400))
+    signs = np.sign(fine.plasma @ field)
+    turns = np.flatnonzero(signs[:-1] != signs[1:])
+    assert len(prediction.flips) == len(turns) % 2
+    for flip in fine.flips:
+        at = predict(TWO, [flip * (1 - 1e-4), flip * (1 + 1e-4)])
+        assert np.prod(at.plasma @ field) < 0
 
 
 # The shortest arc
@@ -272,7 +276,7 @@ def test_systematic_errors_are_added_along_and_across_the_published_vector(write
 
     def chi2(name, amplitude_error, phase_error):
         errors = {"amplitude_systematic": amplitude_error, "phase_systematic": phase_error}
-        return predict_band(model(TINY), [1.0], 2, table=lines[name], **errors).comparison.chi2[0]
+        return predict_band(model(TINY), [1.0, 1e4], 2, table=lines[name], **errors).comparison.chi2[0]
 
     along = 0.2 * amplitude / np.hypot(0.03, 0.1 * 1.2 * amplitude)
     assert chi2("long", 0.1, 10.0) == pytest.approx(along**2, rel=1e-4)
@@ -285,11 +289,14 @@ def test_systematic_errors_are_added_along_and_across_the_published_vector(write
 
 def test_fraction_that_fits_and_tail_are_those_of_the_draws(write):
     table = simulated(write, extra="Z,drawn,50,9000,1,1,10,5,,3d,-20,60,plot\n")
-    band = predict_band(model({"near.power": WIDE["near.power"]}), [10.0, 100.0], 60, table=table)
+    band = predict_band(model({"near.power": WIDE["near.power"]}), [10.0, 1e4], 60, table=table)
     got = band.comparison
     assert got.rows == 4
     assert 0 < got.fits < 1
     assert got.fits == np.mean(got.chi2 < got.threshold)
+    # Points beyond the energies asked for are not compared with.
+    near = predict_band(model({"near.power": WIDE["near.power"]}), [10.0, 200.0], 2, table=table)
+    assert near.comparison.rows == 2
     assert 1 <= got.effective < 60
     weights = np.exp(-got.chi2 / 2)
     assert got.log_mean_likelihood == pytest.approx(np.log(weights.mean()), rel=1e-9)
