@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from .errors import InputError, is_known
-from .slab import log_slab_density
+from .slab import log_slab_density, short_log_slab_density
 from .source import Sources
 from .units import SPEED_OF_LIGHT
 
@@ -247,6 +247,10 @@ def _log_each(position, sources, shear, halo_height, continuous):
     return _log_green(position, sources.position, SPEED_OF_LIGHT * sources.age, shear, halo_height)
 
 
+_FEW = 64
+"""Sources, at most, whose Green's functions are summed by the shorter program."""
+
+
 # Green's functions --------------------------------------------------------------------------------------
 
 
@@ -291,7 +295,10 @@ def _log_green(position, source, path, shear, halo_height):
         along = -(height**2) / (4 * spread) - jnp.log(4 * jnp.pi * spread) / 2
     else:
         z, z_source = (jnp.where(jnp.abs(each) < halo_height, each, 0.0) for each in (position[2], source[..., 2]))
-        along = log_slab_density(z / halo_height, z_source / halo_height, spread / halo_height**2)
+        # Programs for a few sources are compiled more often than they are long at work.
+        slab = short_log_slab_density if source[..., 2].size <= _FEW else log_slab_density
+        z, z_source, spread = jnp.broadcast_arrays(z / halo_height, z_source / halo_height, spread / halo_height**2)
+        along = slab(z, z_source, spread)
         along = along - jnp.log(halo_height)
     return jnp.where(valid, across + along, -jnp.inf)
 

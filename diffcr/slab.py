@@ -7,6 +7,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -43,6 +44,32 @@ def log_slab_density(
     early, before, after = _split(time)
     images = -((place - source) ** 2) / (4 * before) - jnp.log(4 * jnp.pi * before) / 2
     return jnp.where(early, images, -(_WAVENUMBER**2) * after) + _log_sum(place, source, time)
+
+
+def short_log_slab_density(
+    place: Float[ArrayLike, "..."], source: Float[ArrayLike, "..."], time: Float[ArrayLike, "..."]
+) -> Float[Array, "..."]:
+    """`log_slab_density` for few sources: the same sums over an axis of their own, a tenth of the program to compile.
+
+    Its terms are differentiated as they stand. It is right to rounding but for places within a thousandth of H of a
+    plane, where the terms cancel and digits are lost as H over the distance.
+    """
+    place, source, time = (jnp.asarray(each) for each in (place, source, time))
+    early, before, after = _split(time)
+    order = np.arange(-4, 5)
+    sign = np.where(order % 2 == 0, 1.0, -1.0)
+    image = 2 * order + sign * source[..., None]
+    further = (place[..., None] - image) ** 2 - ((place - source) ** 2)[..., None]
+    images = jnp.sum(sign * jnp.exp(-further / (4 * before[..., None])), axis=-1)
+    wave = _WAVENUMBER * np.arange(1, _MODES + 1)
+    sines = jnp.sin(wave * (place[..., None] + 1)) * jnp.sin(wave * (source[..., None] + 1))
+    modes = jnp.sum(sines * jnp.exp((wave[0] ** 2 - wave**2) * after[..., None]), axis=-1)
+    leading = jnp.where(
+        early,
+        -((place - source) ** 2) / (4 * before) - jnp.log(4 * jnp.pi * before) / 2,
+        -(wave[0] ** 2) * after,
+    )
+    return leading + jnp.log(jnp.where(early, images, modes))
 
 
 # Differentiating the sums twice (a gradient, and that with respect to the diffusion coefficient) makes code ten
