@@ -36,9 +36,9 @@ PARAMETERS = np.array([3.244, 1 / 3, 3000.0, 1.5, 0.05, 0.2, 3.674, -0.9966])
 
 
 def draw(rng, number: int) -> Sources:
-    """Bursts in a disc of 15 kpc, 100 pc thick, over 25 Myr, inside the light cone."""
+    """Bursts in a disc of 15 kpc, 100 pc thick, over 25 Myr, inside the light cone, in the order of their age."""
     place = np.stack([*rng.uniform(-15e3, 15e3, (2, number)), np.clip(rng.laplace(0, 100, number), -2900, 2900)], -1)
-    age = rng.uniform(0, 2.5e7, number)
+    age = np.sort(rng.uniform(0, 2.5e7, number))
     return make_sources(place, np.maximum(age, np.linalg.norm(place, axis=1) / SPEED_OF_LIGHT), 1.0, 2.2)
 
 
@@ -62,7 +62,8 @@ def make_functions(sources: Sources, rigidity, chunk: int, threads: int):
                 sources, weights, diffusion, halo_height, chunk=chunk, continuous=False
             )
 
-        return jax.vmap(one)(diffusion, rigidity)
+        # One energy after the other: steps in which all sources are old then need no images.
+        return jax.lax.map(lambda each: one(*each), (diffusion, rigidity))
 
     # Through the density only one coefficient per energy, and H, matter: two tangents. All else is on small arrays.
     def slopes(diffusion, halo_height, rigidity, sources):

@@ -28,6 +28,7 @@ from .transport import diffusion_tensor, fick_dipole
 from .typing import AnyArray
 from .units import SPEED_OF_LIGHT
 
+_MANY = 4096
 GLOBAL_TENSORS = ("isotropic", "local", "tensor")
 
 
@@ -245,7 +246,9 @@ class ForwardModel(eqx.Module):
             gradient = galactic_to_icrs(self.density(p, rigidity, background).gradient)
             return coefficient * fick_dipole(tensor, gradient)
 
-        return jax.vmap(one)(rigidity.reshape(-1)).reshape(*rigidity.shape, 3)
+        # One rigidity after the other where sources are many: see `slab`.
+        every = jax.vmap(one) if p.sources.age.shape[0] <= _MANY else lambda r: jax.lax.map(one, r)
+        return every(rigidity.reshape(-1)).reshape(*rigidity.shape, 3)
 
     def motion_dipole(self, parameters: Parameters) -> Float[Array, "3"]:
         """Compton-Getting dipole of the Galactic particles, to first order, along ICRS axes."""

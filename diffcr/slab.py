@@ -79,8 +79,7 @@ def short_log_slab_density(
 @jax.custom_jvp
 def _log_sum(z, s, t):
     """ln of the sum over its leading exponential."""
-    early, before, after = _split(t)
-    return jnp.log(jnp.where(early, _image_sum(z, s, before), _mode_sums(z, s, after, ("",))[0]))
+    return jnp.log(_sums(z, s, t, ())[0])
 
 
 @jax.custom_jvp
@@ -118,9 +117,18 @@ def _split(t):
 
 def _sums(z, s, t, names):
     """The sum, and those of its derivatives that are named, over the leading exponential."""
-    early, before, after = _split(t)
-    images = (_image_sum(z, s, before), *_image_sums(z, s, before, names))
-    return [jnp.where(early, *both) for both in zip(images, _mode_sums(z, s, after, ("", *names)), strict=True)]
+    z, s, t = jnp.broadcast_arrays(z, s, t)
+
+    def late(z, s, t):
+        return _mode_sums(z, s, t, ("", *names))
+
+    def mixed(z, s, t):
+        early, before, after = _split(t)
+        images = (_image_sum(z, s, before), *_image_sums(z, s, before, names))
+        return [jnp.where(early, *both) for both in zip(images, late(z, s, after), strict=True)]
+
+    # Most supernovae are old: sources that come in the order of their age need images in the first steps alone.
+    return jax.lax.cond(jnp.min(t) >= _CROSSOVER, late, mixed, z, s, t)
 
 
 def _exponentials(z, s, t):

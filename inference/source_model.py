@@ -253,7 +253,9 @@ class SourceModel:
             drawn = join(few, drawn)
         near = jnp.linalg.norm(drawn.position, axis=-1) < e.known_distance
         power = jnp.where(near & (drawn.age < e.known_age), 0.0, drawn.power)
-        return dataclasses.replace(drawn, power=power)
+        # In the order of their age, in which their densities are summed fastest.
+        order = jnp.argsort(drawn.age)
+        return jax.tree.map(lambda each: each[order], dataclasses.replace(drawn, power=power))
 
     def with_values(self, changes: Mapping[str, Any]) -> "SourceModel":
         """The same model with other numbers, checked.
