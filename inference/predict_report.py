@@ -5,13 +5,15 @@ import io
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from matplotlib.figure import Figure
 
 import diffcr
+from diffcr.grammage import BORON_TO_CARBON, boron_to_carbon
 from diffcr.sky import galactic_to_icrs, icrs_to_galactic, unit_vector
 from diffcr.source import REMNANTS, galactic_position
-from diffcr.units import DEGREE
+from diffcr.units import DEGREE, GV
 
 from . import plots, predict_plots
 from .dipole_table import DipoleTable
@@ -239,9 +241,33 @@ def figures(prediction: Prediction, band: Band | None = None, table: DipoleTable
                 axis_deg=float(np.degrees(np.arctan2(field[1], field[0]))),
                 motion=np.asarray(model.forward.motion_dipole(model.parameters()))[:2] if moving else None,
             )
+    out["boron_to_carbon"] = _boron_picture(prediction, band)
     if band is not None and band.comparison is not None:
         out["agreement"] = predict_plots.prior_fractions(band.comparison.chi2, band.comparison.threshold)
     return out
+
+
+def _boron_picture(prediction: Prediction, band: Band | None) -> Figure:
+    """Boron to carbon that the model's halo and diffusion make, with the band of its priors."""
+    model = prediction.model
+    rigidity = np.geomspace(10.0, 2e3, 60)
+
+    def ratio(values):
+        p = model.parameters(values)
+        return boron_to_carbon(rigidity * GV, p.diffusion, p.diffusion_index, p.halo_height)
+
+    edges = None
+    if band is not None and {"diffusion_cm2_s", "diffusion_index", "halo_height_pc"} & set(band.values):
+        edges = np.quantile(np.asarray(jax.jit(jax.vmap(ratio))(band.values)), [0.16, 0.84], axis=0)
+    table = BORON_TO_CARBON
+    return predict_plots.grammage_curve(
+        rigidity,
+        np.asarray(ratio({})),
+        (np.asarray(table.rigidity) / GV, np.asarray(table.ratio), np.asarray(table.error)),
+        edges,
+        points_label="AMS-02 (Phys. Rep. 894, 2021)",
+        band_label="68 % of the draws",
+    )
 
 
 def _towards(model, name: str) -> np.ndarray:

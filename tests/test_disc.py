@@ -9,7 +9,7 @@ from scipy import integrate, sparse, special
 from scipy.sparse.linalg import spsolve
 
 from diffcr import disc
-from diffcr.disc import Disc, case_bhattacharya, uniform
+from diffcr.disc import Disc, case_bhattacharya, density_and_gradient, tabulate, uniform
 from diffcr.errors import InputError
 from diffcr.transport import fick_dipole
 from diffcr.units import CM, SECOND, SPEED_OF_LIGHT
@@ -300,3 +300,18 @@ def test_bad_disc(arguments, message):
 def test_bad_place(function, arguments, message):
     with pytest.raises(InputError, match=message):
         function(GALAXY, *arguments)
+
+
+@pytest.mark.parametrize("disc", [Disc(), Disc(uniform, 15e3)])
+def test_a_table_holds_the_integrals_between_its_ends(disc):
+    table = tabulate(disc)
+    heights = jnp.asarray(np.geomspace(31, 9.9e4, 13))
+    both = [jax.vmap(lambda h, d=d: jnp.stack(density_and_gradient(d, h)))(heights) for d in (table, disc)]
+    np.testing.assert_allclose(both[0], both[1], rtol=1e-8, atol=1e-12)
+    slope = jax.grad(lambda h: density_and_gradient(table, h)[1])(3000.0)
+    step = (log_gradient(disc, 3030.0) - log_gradient(disc, 2970.0)) / 60
+    assert float(slope) == pytest.approx(float(step), rel=1e-3)
+    # Beyond its ends the values are held, and nothing is not a number.
+    beyond = density_and_gradient(table, 1e7)
+    np.testing.assert_allclose(beyond, density_and_gradient(table, 1e5), rtol=1e-12)
+    assert np.isfinite(jax.grad(lambda h: density_and_gradient(table, h)[0])(1e7))

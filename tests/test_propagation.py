@@ -473,3 +473,41 @@ def test_bad_durations_and_halos_are_refused():
     with pytest.raises(InputError, match="height must be finite"):
         require_halo(1.0, np.inf)
     assert isinstance(total(some_sources(), np.zeros(37), 1.0), Mixture)
+
+
+def test_the_short_program_sums_the_same():
+    """Values and first derivatives, over places up to a hundredth of H from the planes and all times."""
+    rng = np.random.default_rng(4)
+    z, s = rng.uniform(-0.99, 0.99, (2, 500))
+    t = 10 ** rng.uniform(-6, 3, 500)
+
+    @jax.jit
+    def both(z, s, t):
+        out = []
+        for function in (slab.log_slab_density, slab.short_log_slab_density):
+            out.append(jax.vmap(jax.value_and_grad(lambda *x, f=function: f(*x), (0, 1, 2)))(z, s, t))
+        return out
+
+    (value, slopes), (short, short_slopes) = both(z, s, t)
+    np.testing.assert_allclose(short, value, rtol=1e-12, atol=1e-12)
+    for one, other in zip(short_slopes, slopes, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_steps_of_old_sources_alone_leave_nothing_out():
+    """Sources in any order, some steps with young ones and some without, against one step with all."""
+    rng = np.random.default_rng(5)
+    number = 400
+    place = np.stack([*rng.uniform(-3e3, 3e3, (2, number)), rng.uniform(-500, 500, number)], axis=-1)
+    age = np.sort(10 ** rng.uniform(4, 8, number))
+    sources = make_sources(place, age)
+    run = jax.jit(
+        lambda s, chunk: propagation.total_log_density_and_gradient(
+            s, jnp.zeros(number), 10.0, 3000.0, chunk=chunk, continuous=False
+        ),
+        static_argnums=1,
+    )
+    whole = run(sources, number)
+    for each in (run(sources, 50), run(make_sources(place[::-1], age[::-1]), 50)):
+        np.testing.assert_allclose(each.log_density, whole.log_density, rtol=1e-12)
+        np.testing.assert_allclose(each.gradient, whole.gradient, rtol=1e-11, atol=1e-18)
