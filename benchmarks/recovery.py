@@ -25,7 +25,7 @@ import numpy as np
 from diffcr.inference.model_files import model_of
 from diffcr.inference.sampler import Kernel, Plan
 from diffcr.inference.sbc import _as_counts, _expected_events, _isotropic, draw_conditional
-from diffcr.inference.source_coordinates import Positions
+from diffcr.inference.source_coordinates import Positions, spread_starts
 from diffcr.inference.source_fit import CountsRecipe, _of_date
 from diffcr.inference.source_model import SourceModel
 from numpyro.infer import util
@@ -110,8 +110,9 @@ def run(sets: int, seed: int, events: float, plan: Plan, tell) -> dict:
     look = jax.jit(lambda x: quantities(recipe, x))
 
     @jax.jit
-    def sample(key, *args):
-        carry = jax.vmap(lambda own: kernel.start(own, args, {}))(jax.random.split(key, plan.chains))
+    def sample(key, at, *args):
+        keys = jax.random.split(key, plan.chains)
+        carry = jax.vmap(lambda own, at: kernel.start(own, args, {}, {"coordinates": at}))(keys, at)
 
         def step(carry, _):
             carry, (z, statistics) = jax.vmap(lambda own: kernel.step(own, args, {}))(carry)
@@ -126,8 +127,9 @@ def run(sets: int, seed: int, events: float, plan: Plan, tell) -> dict:
     diverged, lengths, worst, started = 0, [], [], time.monotonic()
     for k in range(sets):
         truth = prior.sample(jax.random.PRNGKey(seed + 1 + k))
-        problem = recipe.problem(simulate(rng, recipe, sites, expected, likelihood, truth), starts=8)
-        found, diverging, steps = sample(jax.random.PRNGKey(seed + 10_000 + k), *problem.arguments)
+        problem = recipe.problem(simulate(rng, recipe, sites, expected, likelihood, truth))
+        at = spread_starts(problem.geometry, plan.chains, k)
+        found, diverging, steps = sample(jax.random.PRNGKey(seed + 10_000 + k), at, *problem.arguments)
         found, true = jax.tree.map(np.asarray, (found, look(truth)))
         for name, draws in found.items():
             ranks.setdefault(name, []).append(float(np.mean(draws < true[name])))
@@ -167,7 +169,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=300)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    plan = Plan(chains=2, warmup=options.warmup, draws=options.draws, target_accept=0.9, max_tree_depth=8)
+    plan = Plan(chains=4, warmup=options.warmup, draws=options.draws, target_accept=0.95, max_tree_depth=8)
 
     def tell(done, total, seconds):
         print(f"{done} of {total} sets, {seconds:.0f} s", file=sys.stderr, flush=True)

@@ -122,8 +122,8 @@ def _source_rows(results: dict) -> list[tuple[str, str, str]]:
     held = [entry["coverage_68"] for entry in coverage.values()]
     return [
         (
-            f"density and dipole of {sources['sources']:,} bursts in a halo at {sources['energies']} energies, with the "
-            f"Jacobian by {sources['parameters']} parameters of transport, against NumPy with finite differences",
+            f"density and dipole of {sources['sources']:,} bursts in a halo at {sources['energies']} energies, with "
+            f"the Jacobian by {sources['parameters']} parameters of transport, against NumPy with finite differences",
             f"{sources['jacobian_s']:.2g} s, {sources['ratio_jacobian']:.0f} times faster",
             "`benchmarks/sources.py`",
         ),

@@ -109,15 +109,18 @@ class Kernel:
     def _potential_of(self, *args, **kwargs):
         return functools.partial(util.potential_energy, self.model, args, kwargs)
 
-    def start(self, key, args: tuple, kwargs: dict):
-        """A chain's first state: prior draws; in whitened coordinates a broad normal about the maximum."""
+    def start(self, key, args: tuple, kwargs: dict, at: dict[str, Any] | None = None):
+        """A chain's first state: prior draws; in whitened coordinates a broad normal about the maximum.
+
+        Sites for which `at` has a value start there.
+        """
         prior, spread, kernel, flip = jax.random.split(key, 4)
         trace = handlers.trace(handlers.seed(self.model, prior)).get_trace(*args, **kwargs)
         sites = {k: v for k, v in trace.items() if v["type"] == "sample" and not v["is_observed"]}
-        natural = {k: v["value"] for k, v in sites.items()}
+        natural = {k: v["value"] for k, v in sites.items()} | (at or {})
         z = util.unconstrain_fn(self.model, args, kwargs, natural)
         for place, (k, site) in enumerate(sites.items()):
-            if isinstance(site["fn"].support, Coordinates):
+            if isinstance(site["fn"].support, Coordinates) and k not in (at or {}):
                 z[k] = 1.5 * jax.random.normal(jax.random.fold_in(spread, place), jnp.shape(z[k]))
         fine = jnp.isfinite(self._potential_of(*args, **kwargs)(z))
         # Far out the sky may be negative somewhere; the maximum never is.
@@ -167,6 +170,7 @@ def sample_segments(
     header: dict | None = None,
     resume: bool = False,
     progress: Callable[[int, int, float], None] | None = None,
+    at: dict[str, Any] | None = None,
 ) -> Draws:
     """Run the plan of a kernel, saving every segment.
 
@@ -177,21 +181,22 @@ def sample_segments(
         header: What identifies the run beyond the plan: model, priors, checksum of the data. JSON.
         resume: Continue what is in the folder; otherwise it must hold no segments.
         progress: Called after each segment with steps done, steps in all, and the seconds of this process.
+        at: Values at which sites start, one for each chain; the others start as `Kernel.start` has it.
 
     Raises:
         InputError: If the folder holds another run, or one when not resuming.
     """
     plan = kernel.plan
     keys = jax.random.split(jax.random.PRNGKey(plan.seed), plan.chains)
-    start = jax.jit(jax.vmap(lambda key, a, k: kernel.start(key, a, k), (0, None, None)))
-    template = jax.eval_shape(start, keys, args, kwargs)
+    start = jax.jit(jax.vmap(lambda key, at, a, k: kernel.start(key, a, k, at), (0, 0, None, None)))
+    template = jax.eval_shape(start, keys, at, args, kwargs)
     label = _label(plan, header or {})
     done: list[dict] = []
     carry = None
     if folder is not None:
         done, carry = _load(folder, label, template, resume)
     if carry is None:
-        carry = start(keys, args, kwargs)
+        carry = start(keys, at, args, kwargs)
     carry = _spread(carry, plan.chains)
 
     @functools.partial(jax.jit, static_argnames="length", donate_argnums=0)

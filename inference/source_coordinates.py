@@ -106,6 +106,7 @@ class Geometry(NamedTuple):
         root: Cholesky factor of the precision there.
         cost: Half of chi2 plus the prior's share at the best fit.
         costs: The same where each start ended, in order.
+        ends: Where the starts ended whose cost is within 8 of the least, the best one first, and their costs below.
         others: Ends of starts that are within 5 of the best and apart from it by more than 4 standard deviations.
     """
 
@@ -113,6 +114,7 @@ class Geometry(NamedTuple):
     root: Float[np.ndarray, "coordinate coordinate"]
     cost: float
     costs: Float[np.ndarray, " start"]
+    ends: Float[np.ndarray, "end coordinate"]
     others: Float[np.ndarray, "other coordinate"]
 
 
@@ -194,9 +196,29 @@ def make_locator(layout: Layout, residual: Callable[..., Array]) -> Callable[...
         centre = ends[int(np.argmin(costs))]
         j = np.asarray(slopes(centre, data))
         root = np.linalg.cholesky(j.T @ j + 1e-6 * np.eye(layout.size))
-        return Geometry(centre, root, float(costs.min()), np.sort(costs), _others(layout, ends, costs, centre, root))
+        order = np.argsort(costs)
+        near = ends[order][np.sort(costs) < costs.min() + 8]
+        others = _others(layout, ends, costs, centre, root)
+        return Geometry(centre, root, float(costs.min()), np.sort(costs), near, others)
 
     return locate
+
+
+def spread_starts(geometry: Geometry, chains: int, seed: int = 0) -> Float[np.ndarray, "chain coordinate"]:
+    """Where chains begin: ends of the search, drawn by their probability, one each as long as there are enough.
+
+    Along a valley of nearly the same probability the search ends anywhere, and so chains begin all along it.
+    """
+    rng = np.random.default_rng(seed)
+    costs = geometry.costs[: len(geometry.ends)]
+    weight = np.exp(-(costs - costs[0]))
+    number = len(costs)
+    chosen = rng.choice(number, min(chains, number), replace=False, p=weight / weight.sum())
+    while len(chosen) < chains:
+        chosen = np.append(chosen, rng.choice(number, p=weight / weight.sum()))
+    # A step off the end, so that no two chains are the same.
+    away = np.linalg.solve(geometry.root.T, rng.standard_normal((geometry.root.shape[0], chains))).T
+    return geometry.ends[chosen] + 0.3 * away
 
 
 def _descend(augmented: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:

@@ -40,7 +40,7 @@ from .named import container
 from .posterior import _angles, distance, fold_axis
 from .sampler import Kernel, Plan, checksum, natural, sample_segments
 from .sky_likelihood import SkyLikelihood, sky_likelihood
-from .source_coordinates import Geometry, Layout, Positions, make_locator
+from .source_coordinates import Geometry, Layout, Positions, make_locator, spread_starts
 from .source_model import SourceModel
 
 _PRIOR_DRAWS = 4000
@@ -303,7 +303,8 @@ def sample_problem(
     header = {**identity(problem), "data": _data_checksum(problem)}
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    draws = sample_segments(kernel, problem.arguments, {}, folder, header, resume, progress)
+    at = {"coordinates": jnp.asarray(spread_starts(problem.geometry, plan.chains, plan.seed))}
+    draws = sample_segments(kernel, problem.arguments, {}, folder, header, resume, progress, at)
     values = natural(kernel, draws.positions, problem.arguments, {})
     prior = _prior(problem, plan.seed)
     for name in problem.layout.directions:
