@@ -10,6 +10,9 @@ from diffcr.errors import FitError, InputError
 
 from .cli_options import Output, make_folder, require_folder
 
+_MOST = 10_000
+"""Energies of one prediction."""
+
 Model = Annotated[
     str,
     typer.Argument(help="A shipped model (vela, ensemble) or a TOML file.", metavar="MODEL"),
@@ -131,7 +134,7 @@ def sources(
     warmup: Annotated[int, typer.Option(help="Steps of adaptation per chain, not kept.")] = 500,
     draws: Annotated[int, typer.Option("--draws", help="Kept draws per chain.")] = 1000,
     segment: Annotated[int, typer.Option(help="Steps between two saves; a killed run loses at most these.")] = 100,
-    target_accept: Annotated[float, typer.Option(help="Mean acceptance of the trajectories.")] = 0.9,
+    target_accept: Annotated[float, typer.Option(help="Mean acceptance of the trajectories.")] = 0.95,
     seed: Seed = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in -o from its last finished segment.")
@@ -152,7 +155,8 @@ def sources(
 
     require_folder(output)
     if bool(counts) == (dipoles is not None):
-        raise InputError("give either --counts FILE (may be repeated) or --dipoles FILE: what the model is fitted to")
+        given = "both were given" if counts else "neither was given"
+        raise InputError(f"give either --counts FILE (may be repeated) or --dipoles FILE to fit the model to: {given}")
     chosen = with_prior_options(chosen_model(model, changes, False), prior)
     plan = Plan(chains, warmup, draws, segment, seed, target_accept)
     extra = boron_constraint(chosen) if boron else None
@@ -165,6 +169,7 @@ def sources(
             raise InputError("--energies goes with --counts: published dipoles state their own")
         problem = _dipoles_problem(dipoles, chosen, multipoles, supernovae, extra)
     make_folder(output)
+    print("note             the first draws take a minute: the model is compiled", file=sys.stderr)
     with Progress() as bar:
         posterior = sample_problem(problem, plan, output / "segments", resume, bar)
     summary = write_source_posterior(posterior, problem, output, pictures=plots)
@@ -241,6 +246,7 @@ def with_prior_options(model: Any, entries: list[str] | None) -> Any:
     import re
 
     from .model_files import with_priors
+    from .nearest import require_known
     from .source_priors import KINDS
 
     for entry in entries or []:
@@ -254,6 +260,8 @@ def with_prior_options(model: Any, entries: list[str] | None) -> Any:
                 raise InputError(f"--prior {name}=fixed: that number has no prior in the model {model.name}")
             model = dataclasses.replace(model, priors={k: v for k, v in model.priors.items() if k != name})
             continue
+        if kind != "isotropic":
+            require_known(kind, KINDS, f"--prior {name}: there is no distribution")
         table: dict[str, Any] = {"distribution": kind}
         if inside:
             try:
@@ -294,8 +302,11 @@ def parse_energies(text: str) -> list[float]:
     except ValueError:
         parts = []
     if ":" in text:
-        if len(parts) != 3 or not (0 < parts[0] < parts[1] < math.inf) or parts[2] != int(parts[2]) or parts[2] < 2:
-            raise InputError(f"--energies takes FIRST:LAST:NUMBER in TeV such as 1:10000:41, not {text!r}")
+        if len(parts) != 3 or not (0 < parts[0] < parts[1] < math.inf) or not 2 <= parts[2] <= _MOST or parts[2] % 1:
+            raise InputError(
+                f"--energies takes FIRST:LAST:NUMBER in TeV such as 1:10000:41, first below last and 2 to {_MOST} "
+                f"energies, not {text!r}"
+            )
         return np.geomspace(parts[0], parts[1], int(parts[2])).tolist()
     if not parts or not all(0 < each < math.inf for each in parts):
         raise InputError(f"--energies takes energies above 0 in TeV, such as 1,10,100 or 1:10000:41, not {text!r}")

@@ -331,6 +331,11 @@ def _ensemble(table: Any, where: str, rate: float) -> tuple[Ensemble | None, dic
         raise InputError(f"{where}: young_age_yr and young_number of the ensemble go together; give both or neither")
     if made.known_distance < 0 or made.known_age < 0:
         raise InputError(f"{where}: known_distance_pc and known_age_yr of the ensemble must not be negative")
+    if made.number > rate * (made.max_age - made.young_age):
+        raise InputError(
+            f"{where}: {made.max_age - made.young_age:g} yr hold {rate * (made.max_age - made.young_age):.0f} "
+            f"supernovae: lower number of the ensemble to that or below, or raise max_age_yr"
+        )
     if made.young_number:
         enough = enough_sources(made.young_age * rate)
         if made.young_number < enough:

@@ -83,7 +83,8 @@ def sample_likelihood(
         prior |= _angles("field", prior["field_direction"])
     if spec.symmetric:
         values |= fold_axis(values["field_direction"])
-        prior |= fold_axis(prior["field_direction"])
+        # About the same axis: a prior has none of its own, and folded about one it would look unlike itself.
+        prior |= fold_axis(prior["field_direction"], principal_axis(values["field_direction"]))
     predicted = _predicted(counts, sky, values, plan.seed + 2)
     expected = _predicted(counts, sky, prior, plan.seed + 3, prior=True)
     names = Names(counts, sky)
@@ -127,21 +128,26 @@ def _attributes(counts: Counts, sky: SkyLikelihood, spec: Specification, plan: P
     }
 
 
-def fold_axis(direction: np.ndarray) -> dict[str, np.ndarray]:
-    """Draws of a field known up to its sign, all turned to the side of their principal axis, and that side's angles.
+def fold_axis(direction: np.ndarray, axis: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """Draws of a field known up to its sign, all turned to the side of an axis, and that side's angles.
 
     Args:
         direction: Unit vectors, shape (chain, draw, 3).
+        axis: The axis, (3,); by default their principal one.
 
     Returns:
-        field_axis (.., 3), field_axis_right_ascension_deg, field_axis_declination_deg. The principal axis is that
-        of its two ends that lies nearer to right ascension 6 h.
+        field_axis (.., 3), field_axis_right_ascension_deg, field_axis_declination_deg.
     """
-    flat = direction.reshape(-1, 3)
-    axis = np.linalg.eigh(flat.T @ flat)[1][:, -1]
-    axis = axis * (1 if axis[1] >= 0 else -1)
+    axis = principal_axis(direction) if axis is None else axis
     folded = direction * np.where(direction @ axis < 0, -1.0, 1.0)[..., None]
     return {"field_axis": folded, **_angles("field_axis", folded)}
+
+
+def principal_axis(direction: np.ndarray) -> np.ndarray:
+    """The axis about which unit vectors (chain, draw, 3) scatter least; its end nearer to RA 6 h."""
+    flat = direction.reshape(-1, 3)
+    axis = np.linalg.eigh(flat.T @ flat)[1][:, -1]
+    return axis * (1 if axis[1] >= 0 else -1)
 
 
 def _angles(name: str, vector: np.ndarray) -> dict[str, np.ndarray]:

@@ -111,7 +111,7 @@ class Agreement:
     Attributes:
         rows: Points compared with (those for the fit).
         chi2: Of each draw, with the systematic errors in quadrature, (draw,).
-        threshold: The 99 % quantile of chi2 for as many degrees of freedom as there are components, limits as one.
+        threshold: The 99 % quantile of chi2 for two degrees of freedom per measured row.
         fits: Part of the draws whose chi2 is below it.
         log_mean_likelihood: ln of the likelihood averaged over the draws, relative to perfect agreement (chi2 = 0).
         effective: Draws that this average effectively rests on.
@@ -271,7 +271,8 @@ def _agreement(
         jax.vmap(functools.partial(_compare, model, data, amplitude_systematic, phase_systematic))
     )(jnp.asarray(dipole))
     chi2, rows = np.asarray(values), int(data.energy.shape[0])
-    degrees = int(np.sum(np.where(np.asarray(data.is_limit), 1, 2)))
+    # A limit that is met adds next to nothing to chi2, and so no degree of freedom.
+    degrees = int(2 * np.sum(~np.asarray(data.is_limit))) or rows
     lowest = chi2.min()
     weights = np.exp(-0.5 * (chi2 - lowest))
     return Agreement(

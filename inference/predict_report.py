@@ -52,6 +52,11 @@ def write_prediction(
         pictures: Whether to draw.
     """
     content = summary(prediction, band)
+    if table is not None and band is not None:
+        low, high = prediction.energy.min(), prediction.energy.max()
+        beyond = int(np.sum((table.use == "fit") & ((table.energy < 0.999 * low) | (table.energy > 1.001 * high))))
+        if beyond:
+            content["notes"].append(f"{beyond} points outside {low:g} to {high:g} TeV are drawn, and not compared with")
     with together(folder) as part:
         _write_csv(part / "dipole.csv", COLUMNS, _rows(prediction))
         if band is not None:
@@ -188,7 +193,7 @@ def figures(prediction: Prediction, band: Band | None = None, table: DipoleTable
             title=f"{model.name}: {model.description}" if len(model.description) < 60 else model.name,
             label="Model" if band is None else "At the model's own numbers",
             second=prediction.plasma if moving and np.all(prediction.extragalactic < 1e-3) else None,
-            flips=prediction.flips,
+            flips=prediction.flips if _projected(model) else (),
         )
     }
     position = (
@@ -205,15 +210,18 @@ def figures(prediction: Prediction, band: Band | None = None, table: DipoleTable
         for title, name in zip(shown, model.sources, strict=True)
     }
     directions |= {
-        name: np.asarray(galactic_to_icrs(unit_vector(each.longitude * DEGREE, each.latitude * DEGREE)))
+        f"({name})": np.asarray(galactic_to_icrs(unit_vector(each.longitude * DEGREE, each.latitude * DEGREE)))
         for name, each in others.items()
     }
     track = None
     size = np.linalg.norm(prediction.dipole, axis=1, keepdims=True)
     if prediction.energy.size > 1 and np.all(size > 0):
         track = (prediction.energy, prediction.dipole / size)
-    out["sky"] = predict_plots.source_sky(field, directions, dipole_track=track)
-    names = [*shown, *others]
+    brackets = "In brackets: known, not in the model" if others else ""
+    phases = None if _projected(model) else ()
+    out["sky"] = predict_plots.source_sky(field, directions, phases, track, title=brackets)
+    # What the model lacks stands in brackets.
+    names = [*shown, *(f"({name})" for name in others)]
     ages = [float(model.values[f"{name}.age_yr"]) for name in model.sources] + [each.age[1] for each in others.values()]
     elsewhere = [
         np.asarray(galactic_position(e.distance[1], e.longitude * DEGREE, e.latitude * DEGREE)) for e in others.values()
@@ -223,6 +231,7 @@ def figures(prediction: Prediction, band: Band | None = None, table: DipoleTable
         names,
         np.asarray(ages),
         np.asarray(icrs_to_galactic(field)),
+        title=brackets,
     )
     if table is not None:
         measured = table.select("fit")
@@ -245,6 +254,11 @@ def figures(prediction: Prediction, band: Band | None = None, table: DipoleTable
     if band is not None and band.comparison is not None:
         out["agreement"] = predict_plots.prior_fractions(band.comparison.chi2, band.comparison.threshold)
     return out
+
+
+def _projected(model) -> bool:
+    """Whether the dipole lies along the field, so that its phase flips where its strength changes sign."""
+    return model.values["perpendicular"] == 0 and model.values["antisymmetric"] == 0
 
 
 def _boron_picture(prediction: Prediction, band: Band | None) -> Figure:
@@ -288,7 +302,7 @@ def describe(content: dict[str, Any]) -> list[str]:
     for k in shown:
         out.append(f"{energy[k]:16.4g} {content['amplitude'][k]:11.4g} {content['right_ascension_deg'][k]:9.2f}")
     for flip in content["flip_energy_TeV"]:
-        out.append(f"flip             along the field at {flip:.4g} TeV (without the observer's motion)")
+        out.append(f"flip             the part along the field changes sign at {flip:.4g} TeV (observer at rest)")
     band = content.get("band")
     if band is not None:
         out.append(f"band             {band['draws']} draws of {band['drawn']}")

@@ -18,6 +18,9 @@ from diffcr.typing import AnyArray
 from .prior import Coordinates, Direction, _Affine
 from .source_model import SourceModel, Values, range_of
 
+ODD = ("antisymmetric", "gradient_along_field_per_kpc")
+"""Numbers that change sign with the field."""
+
 _STEPS = 60
 """Levenberg-Marquardt steps of each start."""
 
@@ -78,7 +81,7 @@ class Layout:
         if "field" not in self.directions:
             return None
         signs, place = np.ones(self.size), 0
-        odd = {"antisymmetric", "gradient_along_field_per_kpc"}
+        odd = set(ODD)
         for name, size in self.normals:
             if name in odd:
                 prior = self.model.priors[name]

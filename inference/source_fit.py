@@ -21,6 +21,8 @@ from diffcr.composition import Response, response_energies
 from diffcr.disc import Disc, tabulate
 from diffcr.errors import InputError, require_float64
 from diffcr.harmonics import dipole_to_coefficients, index
+from diffcr.model import Parameters
+from diffcr.transport import diffusion_tensor
 from diffcr.typing import AnyArray
 from diffcr.units import DEGREE
 
@@ -31,16 +33,17 @@ from .dipole_likelihood import (
     expected_dipoles,
     log_likelihood,
     no_nuisances,
+    overlap_correlation,
     pointwise_log_likelihood,
     sample_nuisances,
 )
 from .dipole_table import DipoleTable
 from .models import counts as counts_site
 from .named import container
-from .posterior import _angles, distance, fold_axis
+from .posterior import _angles, distance, fold_axis, principal_axis
 from .sampler import Kernel, Plan, checksum, natural, sample_segments
 from .sky_likelihood import SkyLikelihood, sky_likelihood
-from .source_coordinates import Geometry, Layout, Positions, make_locator, spread_starts
+from .source_coordinates import ODD, Geometry, Layout, Positions, make_locator, spread_starts
 from .source_model import SourceModel
 
 _PRIOR_DRAWS = 4000
@@ -88,6 +91,7 @@ def published_problem(
     effects: Float[AnyArray, "effect row 3"] | None = None,
     extra: Callable[[dict], Array] | None = None,
     starts: int = 24,
+    overlap: float = 1.0,
 ) -> Problem:
     """A model to be fitted to published dipoles.
 
@@ -100,13 +104,17 @@ def published_problem(
             Student-t with 4 degrees of freedom.
         extra: Another log-likelihood, a function of the numbers by name (such as of boron to carbon).
         starts: Starts of the search for the best fit.
+        overlap: Standard deviation of ln E within a row: rows of one experiment scatter alike as far as their
+            energies overlap, see `overlap_correlation`; 0 for independent scatter.
 
     Raises:
         InputError: If nothing is free, or no row is to be fitted.
     """
+    if not (math.isfinite(multipoles) and multipoles >= 0):
+        raise InputError(f"the spread of the multipoles must be finite and not negative, not {multipoles:g}")
     require_float64("a fit of published dipoles")
     model = tabulated(model)
-    data = dipole_data(table)
+    data = dipole_data(table, overlaps(table, overlap) if overlap else None)
     basis = jnp.zeros((0, len(data.energy), 3)) if effects is None else jnp.asarray(effects)
     layout = _layout(model, (4 if multipoles else 0) + len(basis))
 
@@ -115,7 +123,7 @@ def published_problem(
         parameters = model.parameters(values)
         strengths = layout.effects(x)
         dipole = model.forward.dipole(parameters, data.energy)
-        dipole = dipole + jnp.einsum("f,fek->ek", heavy_tailed(strengths[: len(basis)]), basis)
+        dipole = dipole + _random(parameters, strengths[: len(basis)], basis)
         sky = model.forward.sky(parameters, dipole, 3)
         if multipoles:
             sky = sky.at[:, _FIRST_ORDER].add(multipoles * strengths[len(basis) :])
@@ -146,6 +154,13 @@ def published_problem(
     header |= {"multipoles": multipoles, "effects": len(basis), "extra": extra is not None}
     arguments = (data, basis, jnp.asarray(geometry.centre), jnp.asarray(geometry.root))
     return Problem(model, layout, geometry, function, arguments, header, labels, dense=_DENSE)
+
+
+def overlaps(table: DipoleTable, width: float) -> dict[str, np.ndarray]:
+    """Correlation of the scatter between the fitted rows of each experiment, by its name."""
+    fitted = table.select("fit")
+    energies = {name: fitted.energy[fitted.experiment == name] for name in fitted.experiments}
+    return {name: overlap_correlation(energy, width) for name, energy in energies.items() if len(energy) > 1}
 
 
 class CountsRecipe:
@@ -182,8 +197,9 @@ class CountsRecipe:
     def dipoles(self, x: Float[AnyArray, " coordinate"]) -> tuple[dict, Float[Array, "bin 3"]]:
         """The numbers by name, and the observed dipole of each energy bin."""
         values = self.layout.values(x)
-        seen = self.model.forward.bin_dipole(self.model.parameters(values), self.response)
-        return values, seen + jnp.einsum("f,fek->ek", heavy_tailed(self.layout.effects(x)), self.basis)
+        parameters = self.model.parameters(values)
+        seen = self.model.forward.bin_dipole(parameters, self.response)
+        return values, seen + _random(parameters, self.layout.effects(x), self.basis)
 
     def _residual(self, x, root, best, to_date):
         # The information is R R^T: the squares of these are -2 ln L in the Gaussian approximation.
@@ -245,10 +261,12 @@ def random_effects(
 ) -> Float[np.ndarray, "effect energy 3"]:
     """Main directions in which the dipoles of random supernovae scatter about their mean, over all energies together.
 
-    The scatter has heavy tails: each direction is scaled to the central 68 % of its draws.
+    They are of isotropic diffusion, 3 K grad n / n: a fit turns them with the local tensor that it samples. K and the
+    halo are those of the model's own numbers. The scatter has heavy tails: the strength of each direction follows
+    Student's t of 4 degrees of freedom, scaled to the central 68 % of its draws.
 
     Args:
-        model: A model with an ensemble, at its own numbers.
+        model: A model with an ensemble.
         energy: Energies [TeV].
         draws: Realisations.
         rank: Directions kept.
@@ -257,19 +275,30 @@ def random_effects(
     Raises:
         InputError: If the model has no ensemble.
     """
+    from .model_files import with_observer
     from .predict import predict_band
 
     if model.ensemble is None:
         raise InputError(f"the model {model.name} has no [ensemble] of random supernovae")
-    dipoles = predict_band(model, energy, draws, seed, vary=False).dipole.reshape(draws, -1)
+    plain = {"perpendicular": 1.0, "antisymmetric": 0.0, "parallel_factor": 1.0, "transition_energy_TeV": math.inf}
+    bare = dataclasses.replace(with_observer(model, "none"), values=model.values | plain, sources=())
+    dipoles = predict_band(bare, energy, draws, seed, vary=False).dipole.reshape(draws, -1)
     centred = dipoles - np.median(dipoles, axis=0)
     # Each energy counts alike, and single realisations with a source next door do not choose the directions.
     size = np.median(np.abs(centred), axis=0)
     scaled = centred / size
     scaled /= np.maximum(1, np.linalg.norm(scaled, axis=1, keepdims=True) / (3 * math.sqrt(scaled.shape[1])))
     axes = np.linalg.svd(scaled, full_matrices=False)[2][:rank]
-    width = np.quantile(np.abs((centred / size) @ axes.T), 0.68, axis=0)
+    width = np.quantile(np.abs((centred / size) @ axes.T), 0.68, axis=0) / _T_68
     return (width[:, None] * axes * size).reshape(len(axes), -1, 3)
+
+
+def _random(parameters: Parameters, strengths: Array, basis: Array) -> Array:
+    """Dipoles of the random effects, (row, 3), seen through the local tensor: f [BB + r (1 - BB) + a eps B]."""
+    field = parameters.field / jnp.linalg.norm(parameters.field)
+    tensor = diffusion_tensor(1.0, parameters.perpendicular, parameters.antisymmetric, field)
+    isotropic = jnp.einsum("f,fek->ek", heavy_tailed(strengths), basis)
+    return parameters.parallel_factor * isotropic @ tensor.T
 
 
 # Sampling ------------------------------------------------------------------------------------------------
@@ -311,8 +340,12 @@ def sample_problem(
         values |= _angles(name, values[name])
         prior |= _angles(name, prior[name])
     if mirror is not None:
-        values |= fold_axis(values["field"])
-        prior |= fold_axis(prior["field"])
+        axis = principal_axis(values["field"])
+        for found in (values, prior):
+            # What changes sign with the field is given for the end of the axis that is reported.
+            side = np.where(found["field"] @ axis < 0, -1.0, 1.0)
+            found |= {name: found[name] * side for name in ODD if name in found}
+            found |= fold_axis(found["field"], axis)
     pointwise = values.pop("log_likelihood", None)
     prior.pop("log_likelihood", None)
     posterior, before = _dataset(problem, values), _dataset(problem, prior)
@@ -409,6 +442,8 @@ def heavy_tailed(z: Float[AnyArray, "*any"]) -> Float[Array, "*any"]:
 _SPREADS = ("log_scale", "phase", "scatter")
 _DENSE = ("coordinates", *(f"{name}_{part}" for name in _SPREADS for part in ("spread", "unit")))
 _FIRST_ORDER = np.array([index(2, 1), index(2, -1), index(3, 1), index(3, -1)])
+_T_68 = 1.1341
+"""Half of the central 68 % of Student's t of 4 degrees of freedom."""
 _SLOPE = 1 / math.sqrt(2 * math.pi) / 0.375
 """Density of a unit normal over that of Student's t at the median."""
 

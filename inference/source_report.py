@@ -11,7 +11,7 @@ from .files import together, write_netcdf
 from .named import group, tree
 from .report import write_json
 from .source_fit import Problem, identity
-from .summary import MAX_DIVERGENT, MAX_R_HAT, MIN_ESS_PER_CHAIN, PRIOR_DISTANCE
+from .summary import MAX_DIVERGENT, MAX_R_HAT, MIN_ESS_PER_CHAIN, PRIOR_DISTANCE, _finite
 from .summary import describe as describe_quantity
 
 _CIRCULAR = ("right_ascension_deg",)
@@ -21,12 +21,14 @@ _INNER = {"expected", "log_scale_unit", "phase_unit", "scatter_unit"}
 def write_source_posterior(posterior: Any, problem: Problem, folder: Path, pictures: bool = True) -> dict:
     """Write posterior.nc, pictures and last summary.json into an existing folder; returns the summary."""
     content = summarise(posterior, problem)
+    # The draws first: they took longest, and must not be lost to what comes after.
     with together(folder) as part:
         write_netcdf(part / "posterior.nc", tree(posterior))
-        if pictures:
+        write_json(part / "summary.json", content)
+    if pictures:
+        with together(folder) as part:
             for name, figure in figures(posterior, problem, content).items():
                 plots.save(figure, part / f"{name}.png")
-        write_json(part / "summary.json", content)
     return content
 
 
@@ -71,25 +73,27 @@ def summarise(posterior: Any, problem: Problem) -> dict:
             f"NOT converged: {problems[0]}{more}. Do not quote these numbers; resume with more draws "
             "(--resume --draws N), or start again with a longer warm-up"
         )
-    return {
-        "software": draws.attrs["software"],
-        "specification": identity(problem),
-        "num_events": float(draws.attrs["num_events"]),
-        "equinox": "J2000",
-        "converged": not problems,
-        "verdict": verdict,
-        "problems": problems,
-        "notes": notes,
-        "chains": chains,
-        "draws": steps,
-        "warmup": int(draws.attrs["warmup"]),
-        "seed": int(draws.attrs["seed"]),
-        "divergences": divergences,
-        "mean_steps": float(stats["num_steps"].mean()),
-        "wall_seconds": float(draws.attrs["wall_seconds"]),
-        "best_fit_minus_log_posterior": problem.geometry.cost,
-        "parameters": quantities,
-    }
+    return _finite(
+        {
+            "software": draws.attrs["software"],
+            "specification": identity(problem),
+            "num_events": float(draws.attrs["num_events"]),
+            "equinox": "J2000",
+            "converged": not problems,
+            "verdict": verdict,
+            "problems": problems,
+            "notes": notes,
+            "chains": chains,
+            "draws": steps,
+            "warmup": int(draws.attrs["warmup"]),
+            "seed": int(draws.attrs["seed"]),
+            "divergences": divergences,
+            "mean_steps": float(stats["num_steps"].mean()),
+            "wall_seconds": float(draws.attrs["wall_seconds"]),
+            "best_fit_minus_log_posterior": problem.geometry.cost,
+            "parameters": quantities,
+        }
+    )
 
 
 def _troubles(label: str, entry: dict, chains: int) -> list[str]:
@@ -116,10 +120,11 @@ def figures(posterior: Any, problem: Problem, content: dict) -> dict[str, Figure
     angles = [
         f"{name}_{angle}" for name in ("field_axis", "field") for angle in ("right_ascension_deg", "declination_deg")
     ]
-    names = [name for name, size in problem.layout.normals if size == 1] + [
-        name for name in angles if name in content["parameters"]
-    ]
-    shown = {k: draws[k].values for k in names[:10]}
+    # As many as a page holds: the field first, then the numbers that the data moved most.
+    scalars = [name for name, size in problem.layout.normals if size == 1]
+    scalars.sort(key=lambda name: -(content["parameters"][name]["prior_distance"] or 0.0))
+    names = [name for name in angles if name in content["parameters"]] + scalars
+    shown = {k: draws[k].values for k in names[:8]}
     moving = {k: v for k, v in shown.items() if np.ptp(v) > 0}
     if draws.sizes["chain"] > 1:
         out["ranks"] = posterior_plots.ranks(moving, {k: _label(k) for k in moving})

@@ -10,7 +10,7 @@ import pytest
 from diffcr.inference.data import combine
 from diffcr.inference.fit import fit
 from diffcr.inference.named import group
-from diffcr.inference.posterior import sample
+from diffcr.inference.posterior import distance, fold_axis, principal_axis, sample
 from diffcr.inference.posterior_report import write_posterior
 from diffcr.inference.sampler import Plan
 from diffcr.inference.specification import Specification
@@ -188,3 +188,13 @@ def test_the_face_of_the_package():
     assert inference.summarise is summarise
     with pytest.raises(AttributeError, match="no_such"):
         getattr(inference, "no_such")  # noqa: B009
+
+
+def test_a_prior_folded_about_the_posteriors_axis_looks_like_itself():
+    """Isotropic draws against isotropic draws: folded about axes of their own they would seem to differ."""
+    rng = np.random.default_rng(8)
+    one, two = (v / np.linalg.norm(v, axis=-1, keepdims=True) for v in rng.standard_normal((2, 4, 2000, 3)))
+    axis = principal_axis(one)
+    folded = [fold_axis(each, axis)["field_axis_declination_deg"] for each in (one, two)]
+    assert float(distance(*folded)) < 0.04
+    assert np.all(fold_axis(two, axis)["field_axis"] @ axis >= 0)

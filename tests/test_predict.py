@@ -247,7 +247,7 @@ def test_table_of_the_models_own_dipoles_fits(write):
     got = band.comparison
     assert band.dipole.shape == (5, 9, 3)
     assert got.rows == 4 and got.fits == 1
-    assert got.threshold == pytest.approx(stats.chi2(7).ppf(0.99))
+    assert got.threshold == pytest.approx(stats.chi2(6).ppf(0.99))
     # Only the limit adds anything: -2 ln P(|d| < L) of a Rice distribution.
     true = PREDICTED.amplitude[-1]
     sigma = 3 * true / math.sqrt(-2 * math.log(0.01))
@@ -289,7 +289,7 @@ def test_systematic_errors_are_added_along_and_across_the_published_vector(write
 
 def test_fraction_that_fits_and_tail_are_those_of_the_draws(write):
     table = simulated(write, extra="Z,drawn,50,9000,1,1,10,5,,3d,-20,60,plot\n")
-    band = predict_band(model({"near.power": WIDE["near.power"]}), [10.0, 1e4], 60, table=table)
+    band = predict_band(model({"near.power": WIDE["near.power"]}), [10.0, 100.0, 1e4], 60, table=table)
     got = band.comparison
     assert got.rows == 4
     assert 0 < got.fits < 1
