@@ -123,7 +123,7 @@ def _source_rows(results: dict) -> list[tuple[str, str, str]]:
         rows.append(
             (
                 f"density and dipole of {sources['sources']:,} bursts in a halo at {sources['energies']} energies, with "
-                f"the Jacobian by {sources['parameters']} parameters of transport, against NumPy with finite differences",
+                f"the Jacobian by {sources['parameters']} parameters, against NumPy with finite differences",
                 f"{sources['jacobian_s']:.3g} s, {sources['ratio_jacobian']:.0f} times faster",
                 "`benchmarks/sources.py`",
             )
@@ -133,7 +133,7 @@ def _source_rows(results: dict) -> list[tuple[str, str, str]]:
         held = [entry["coverage_68"] for entry in recovery["quantities"].values()]
         rows.append(
             (
-                f"truths of the physical model from counts of two sites in three energy bins, {recovery['sets']} sets",
+                f"truths of the physical model, counts of two sites in three energy bins, {recovery['sets']} sets",
                 f"68 % intervals hold {min(held):.0%} to {max(held):.0%}, p {recovery['holm_p']:.2g} (Holm)",
                 "`benchmarks/recovery.py`",
             )
