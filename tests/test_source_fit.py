@@ -123,6 +123,7 @@ def test_the_best_fit_reproduces_the_dipoles_it_was_made_of(published):
     assert problem.geometry.cost < 3 and len(problem.geometry.others) == 0
 
 
+@pytest.mark.slow
 def test_the_log_density_and_its_gradient_are_finite_about_the_best_fit(published):
     from numpyro.infer import util
 
@@ -172,6 +173,7 @@ def sky_counts(dipole, events):
     return combine(parts)
 
 
+@pytest.mark.slow
 def test_counts_lead_to_the_numbers_that_made_them():
     truth = a_model(diffusion_cm2_s=3.3e28)
     response = EnergyResponse((20.0,), np.array([0.1]))
