@@ -122,7 +122,7 @@ def _source_rows(results: dict) -> list[tuple[str, str, str]]:
         sources = results["sources"]
         rows.append(
             (
-                f"density, dipole of {sources['sources']:,} bursts in a halo at {sources['energies']} energies, with "
+                f"density and dipole of {sources['sources']:,} bursts in a halo, {sources['energies']} energies, with "
                 f"the Jacobian by {sources['parameters']} parameters, against NumPy with finite differences",
                 f"{sources['jacobian_s']:.3g} s, {sources['ratio_jacobian']:.0f} times faster",
                 "`benchmarks/sources.py`",
