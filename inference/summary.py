@@ -144,7 +144,7 @@ def describe(values: np.ndarray, circular: bool = False) -> dict:
         return entry | {
             "r_hat": float(az.rhat(values)),
             "ess_bulk": float(az.ess(values, method="bulk")),
-            "ess_tail": float(az.ess(values, method="tail")),
+            "ess_tail": float(az.ess(values, method="tail", prob=(0.05, 0.95))),
         }
 
 
