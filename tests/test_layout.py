@@ -14,7 +14,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAIN = "units typing errors clock grid harmonics sky source disc ensemble transport slab propagation".split()
-CHAIN += "observer site detector rate counts composition window grammage cascade pitch_angle model".split()
+CHAIN += "observer site detector rate counts composition window grammage cascade pitch_angle".split()
+CHAIN += "spectrum turbulence field_statistics turbulence_grid directions pusher trajectory trajectory_reference".split()
+CHAIN += "transport_coefficients pitch_angle_scattering transport_emulator small_scale backtracking".split()
+CHAIN += "heliosphere galactic_field boundary model".split()
 """The files of diffcr, in the order in which a particle meets them: each imports only from those before it."""
 
 
