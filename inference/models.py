@@ -64,6 +64,8 @@ def multipoles(
     median: float = 1e-7,
     slope: float = 2.0,
     spread: float = 3.0,
+    template: tuple[float, ...] | None = None,
+    template_spread: float = 0.0,
     mean: Float[AnyArray, " param"] | float = 0.0,
     rates: str = "sampled",
 ) -> None:
@@ -75,13 +77,16 @@ def multipoles(
         power: "free": ln C_l independent, N(ln median_l, spread^2), with median_l = median (l/2)^-slope.
             "power-law": C_l = C_2 (l/2)^-p, ln C_2 ~ N(ln median, spread^2), p ~ N(slope, 1).
             "cascade": C_l of a nearest-neighbour cascade of depth nu T ~ LogNormal(0, 1), scaled to C_2 as above.
+            "template": C_l = C_2 s_l / s_2 of a given shape s, such as that of backtracked skies; ln C_2 as above.
             "fixed": C_l = median_l, known.
         median, slope, spread: See `power`.
+        template: s_l for l = 2 .. l_max, in any unit.
+        template_spread: Standard deviation of ln C_l about the template for l > 2; 0 for the template itself.
         mean: Expected multipoles, such as those aligned with a known field, in the order of `sky.degree`.
         rates: As in `counts`.
     """
     degree = np.array(sky.degree)
-    log_power = _log_power(sky.l_max, power, median, slope, spread)
+    log_power = _log_power(sky.l_max, power, median, slope, spread, template, template_spread)
     scale = jnp.concatenate([jnp.full(1, dipole_scale * DIPOLE_NORM), jnp.exp(0.5 * log_power)])[degree - 1]
     values = numpyro.sample("multipoles", sky_normal(sky, mean, scale, sky.turn))
     counts(sky, sky.turn @ values, rates)
@@ -89,9 +94,9 @@ def multipoles(
     _name_dipole(values[jnp.array(sky.dipole_places)] / DIPOLE_NORM, dipole_scale)
 
 
-def _log_power(l_max: int, shape: str, median: float, slope: float, spread: float) -> Array:
+def _log_power(l_max: int, shape: str, median, slope, spread, template, template_spread) -> Array:
     """Sample the hyper-parameters of ln C_l, l = 2 .. l_max, and return it."""
-    centre = jnp.asarray(log_power_prior(l_max, shape, median, slope, spread))
+    centre = jnp.asarray(log_power_prior(l_max, shape, median, slope, spread, template))
     if shape == "fixed" or l_max < 2:
         return centre
     if shape == "free":
@@ -99,6 +104,12 @@ def _log_power(l_max: int, shape: str, median: float, slope: float, spread: floa
             "log_power_scaled", dist.Normal(0.0, 1.0).expand([l_max - 1]).to_event(1)
         )
     second = math.log(median) + spread * numpyro.sample("log_power_2_scaled", dist.Normal(0.0, 1.0))
+    if shape == "template":
+        known = second + centre - centre[0]
+        if not template_spread or l_max < 3:
+            return known
+        scatter = numpyro.sample("template_scatter", dist.Normal(0.0, 1.0).expand([l_max - 2]).to_event(1))
+        return known + template_spread * jnp.concatenate([jnp.zeros(1), scatter])
     if shape == "power-law":
         index = numpyro.sample("power_index", dist.Normal(slope, 1.0))
         return second - index * jnp.log(jnp.arange(2, l_max + 1) / 2)

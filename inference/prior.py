@@ -250,11 +250,13 @@ class Direction(dist.Distribution):
 _SHELL = 12
 
 
-def log_power_prior(l_max: int, shape: str, median: float, slope: float, spread: float) -> Float[np.ndarray, " l"]:
-    """ln of the prior median of C_l for l = 2 .. l_max: `median` at l = 2, falling as l^-slope.
+def log_power_prior(
+    l_max: int, shape: str, median: float, slope: float, spread: float, template: Sequence[float] | None = None
+) -> Float[np.ndarray, " l"]:
+    """ln of the prior median of C_l for l = 2 .. l_max: `median` at l = 2, falling as l^-slope, or as a template.
 
     Raises:
-        InputError: If a value is not positive and finite, or the shape is unknown.
+        InputError: If a value is not positive and finite, the shape is unknown, or the template has not l_max - 1 values.
     """
     if shape not in SHAPES:
         raise InputError(f"the shape of C_l must be one of {', '.join(SHAPES)}, not {shape!r}")
@@ -262,12 +264,23 @@ def log_power_prior(l_max: int, shape: str, median: float, slope: float, spread:
     require_positive("the spread of ln C_l", spread)
     if not math.isfinite(slope):
         raise InputError(f"the slope of the prior C_l must be finite, not {slope}")
+    if shape == "template":
+        if template is None or np.shape(template) != (l_max - 1,):
+            given = "none" if template is None else f"{np.size(template)}"
+            raise InputError(
+                f"the template of C_l needs one value for each l from 2 to {l_max}, and has {given}: give as many, "
+                "or another l_max"
+            )
+        require_positive("the template of C_l", template)
+        return math.log(median) + np.log(np.asarray(template, float) / template[0])
+    if template is not None:
+        raise InputError(f"a template of C_l goes with the shape template, not {shape!r}")
     l = np.arange(2, l_max + 1)
     return math.log(median) - slope * np.log(l / 2)
 
 
-SHAPES = ("free", "power-law", "cascade", "fixed")
-"""How C_l, l >= 2, are tied: not at all, by a power law in l, by a cascade from l = 1, or known."""
+SHAPES = ("free", "power-law", "cascade", "template", "fixed")
+"""How C_l, l >= 2, are tied: not at all, by a power law in l, by a cascade from l = 1, by a given shape, or known."""
 
 
 def cascade_log_power(log_first: AnyArray | float, log_depth: AnyArray | float, l_max: int) -> Float[Array, " l"]:

@@ -25,6 +25,9 @@ MODELS = {"dipole": models.dipole, "multipoles": models.multipoles, "local-field
 
 _DERIVED = {"sky", "stretch"}
 
+_POWER = ("power", "median", "slope", "spread", "template")
+"""Priors of C_l, in the order of `log_power_prior`."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Specification:
@@ -129,7 +132,7 @@ class Specification:
         degree, _ = free_multipoles(l_max, acceptance is not None)
         precision = np.zeros(len(degree))
         if self.model == "multipoles" and l_max > 1:
-            median = np.exp(log_power_prior(l_max, *(self.prior(k) for k in ("power", "median", "slope", "spread"))))
+            median = np.exp(log_power_prior(l_max, *(self.prior(k) for k in _POWER)))
             precision = np.where(degree > 1, 1 / median[np.maximum(degree - 2, 0)], 0.0)
         if self.has_profile:
             scale = np.broadcast_to(np.asarray(self.prior("profile_scale"), float), (l_max - 1,))
@@ -176,7 +179,10 @@ def _check_multipoles(spec: Specification) -> None:
         raise InputError(f"the shape of C_l must be one of {', '.join(SHAPES)}, not {spec.prior('power')!r}")
     if spec.degree < 2:
         raise InputError(f"the model multipoles needs l_max of at least 2, not {spec.degree}; use --model dipole")
-    log_power_prior(spec.degree, *(spec.prior(k) for k in ("power", "median", "slope", "spread")))
+    log_power_prior(spec.degree, *(spec.prior(k) for k in _POWER))
+    scatter = spec.prior("template_spread")
+    if not (math.isfinite(scatter) and scatter >= 0):
+        raise InputError(f"the spread of ln C_l about its template must be finite and not negative, not {scatter}")
 
 
 def _check_field(spec: Specification) -> None:

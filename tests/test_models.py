@@ -152,6 +152,10 @@ POWERS = {
         lambda m: m * np.exp(1.0) * np.array([1, 1.5**-1.2]),
     ),
     "cascade": ({"log_power_2_scaled": -0.5, "log_depth": 0.3}, lambda m: m / np.e * cascade_power(np.exp(0.3), 3)),
+    "template": (
+        {"log_power_2_scaled": 0.5, "template_scatter": np.array([-2.0])},
+        lambda m: m * np.exp(1.0) * np.array([1, 0.25 * np.exp(-2 * 0.3)]),
+    ),
     "fixed": ({}, lambda m: m * np.array([1, 1.5**-3])),
 }
 
@@ -178,6 +182,8 @@ def test_multipoles_have_the_variance_of_their_power_and_the_dipole_its_own(octu
 @functools.cache
 def made_multipoles(shape, mean):
     options = {"dipole_scale": 0.4, "median": 2e-6, "slope": 3.0, "spread": 2.0}
+    if shape == "template":
+        options |= {"template": (4.0, 1.0), "template_spread": 0.3}
     return functools.partial(models.multipoles, power=shape, mean=np.array(mean), **options)
 
 

@@ -264,6 +264,11 @@ def test_median_power_falls_as_asked():
     assert log_power_prior(1, "free", 1e-7, 2.0, 1.0).shape == (0,)
 
 
+def test_a_template_is_scaled_to_the_median_of_its_first_degree():
+    median = np.exp(log_power_prior(4, "template", 3e-7, 2.0, 1.0, (8.0, 4.0, 1.0)))
+    np.testing.assert_allclose(median, [3e-7, 1.5e-7, 3e-7 / 8], rtol=1e-14)
+
+
 def bateman(depth, l_max):
     """C_l of a nearest-neighbour cascade with nu_l = l (l + 1) from C_1 = 1, term by term."""
     nu = [l * (l + 1) for l in range(1, l_max + 1)]
@@ -289,11 +294,21 @@ def test_cascade_is_differentiable_in_its_depth():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((4, "flat", 1e-7, 2.0, 1.0), r"the shape of C_l must be one of free, power-law, cascade, fixed, not 'flat'"),
+        (
+            (4, "flat", 1e-7, 2.0, 1.0),
+            r"the shape of C_l must be one of free, power-law, cascade, template, fixed, not 'flat'",
+        ),
         (
             (4, "free", 0.0, 2.0, 1.0),
             r"the prior median of C_2 must be positive and finite, not 0.0: a prior that cannot",
         ),
+        ((4, "template", 1e-7, 2.0, 1.0), r"needs one value for each l from 2 to 4, and has none"),
+        (
+            (4, "template", 1e-7, 2.0, 1.0, (1.0, 0.5)),
+            r"for each l from 2 to 4, and has 2: give as many, or another l_max",
+        ),
+        ((3, "template", 1e-7, 2.0, 1.0, (1.0, 0.0)), r"the template of C_l must be positive and finite"),
+        ((3, "free", 1e-7, 2.0, 1.0, (1.0, 0.5)), r"a template of C_l goes with the shape template, not 'free'"),
         ((4, "free", 1e-7, 2.0, -1.0), r"the spread of ln C_l must be positive and finite, not -1.0"),
         ((4, "free", 1e-7, np.inf, 1.0), r"the slope of the prior C_l must be finite, not inf"),
     ],

@@ -59,7 +59,7 @@ WRONG = [
     ),
     (
         lambda: Specification("multipoles", priors={"power": "flat"}),
-        r"the shape of C_l must be one of free, power-law, cascade, fixed, not 'flat'",
+        r"the shape of C_l must be one of free, power-law, cascade, template, fixed, not 'flat'",
     ),
     (
         lambda: Specification("multipoles", l_max=1),
