@@ -49,7 +49,7 @@ class Spectrum(eqx.Module):
     smallest: eqx.AbstractVar[Real[ArrayLike, ""]]
     largest: eqx.AbstractVar[Real[ArrayLike, ""]]
 
-    def shape(self, k: Float[Array, "*mode"]) -> Float[Array, "*mode"]:
+    def profile(self, k: Float[Array, "*mode"]) -> Float[Array, "*mode"]:
         """P(k) as if the band had no ends."""
         raise NotImplementedError
 
@@ -58,7 +58,7 @@ class Spectrum(eqx.Module):
         k = jnp.asarray(k, float)
         low, high = band(self)
         inside = (k >= low) & (k <= high)
-        return jnp.where(inside, jnp.broadcast_to(self.shape(jnp.where(inside, k, low)), k.shape), 0.0)
+        return jnp.where(inside, jnp.broadcast_to(self.profile(jnp.where(inside, k, low)), k.shape), 0.0)
 
 
 class PowerLaw(Spectrum):
@@ -82,7 +82,7 @@ class PowerLaw(Spectrum):
         _require_band(self)
         _require_finite("slope", self.slope)
 
-    def shape(self, k):
+    def profile(self, k):
         return (k / band(self)[0]) ** -self.slope
 
 
@@ -119,7 +119,7 @@ class BendOver(Spectrum):
                 "P falls as k^-slope on small scales"
             )
 
-    def shape(self, k):
+    def profile(self, k):
         reduced = k * self.bend_length
         return reduced**2 / (1 + reduced ** (self.slope + 2))
 
@@ -164,7 +164,7 @@ class UserSpectrum(Spectrum):
                 f"{where}: the function takes wave numbers, 2 pi over the wavelength"
             )
 
-    def shape(self, k):
+    def profile(self, k):
         return jnp.asarray(self.function(k), float)
 
 
@@ -424,7 +424,7 @@ def _mean(spectrum: Spectrum, distance, kernel: Callable, amplitude: Callable) -
         fast = phase > _RESOLVED
         safe = jnp.where(fast, phase, 2 * _RESOLVED)
         direct = jnp.sum(power * kernel(k * jnp.where(fast, 0.0, s)[:, None]), axis=-1)
-        slow = (power * amplitude(k * (safe / half)[:, None])) @ legendre
+        slow = jnp.dot(power * amplitude(k * (safe / half)[:, None]), legendre, precision=jax.lax.Precision.HIGHEST)
         filon = jnp.real(jnp.exp(1j * centre * s) * jnp.sum(slow * _spherical_bessel(safe), axis=-1))
         return jnp.sum(jnp.where(fast, filon, direct))
 
@@ -456,7 +456,8 @@ def _bessel(z: Float[Array, "..."]) -> Float[Array, "..."]:
     angle = np.linspace(0.0, np.pi / 2, 19)
     share = np.full(19, 1 / 18)
     share[[0, -1]] /= 2
-    near = jnp.cos(jnp.where(small, z, 0.0)[..., None] * jnp.asarray(np.sin(angle), float)) @ jnp.asarray(share, float)
+    near = jnp.cos(jnp.where(small, z, 0.0)[..., None] * jnp.asarray(np.sin(angle), float))
+    near = jnp.sum(near * jnp.asarray(share, float), axis=-1)
     safe = jnp.where(small, 30.0, z)
     return jnp.where(small, near, jnp.real(_bessel_amplitude(safe) * jnp.exp(1j * safe)))
 

@@ -1,4 +1,5 @@
-"""The `diffcr` command: demo, fit, map, estimate, bin, simulate, unblind, sample, calibrate.
+"""The `diffcr` command: demo, fit, map, estimate, bin, simulate, unblind, sample, calibrate, predict, sources,
+backtrack.
 
 Exit codes: 0 done, 2 bad input (one line says what, where and the remedy), 3 finished but not converged,
 130 interrupted.
@@ -17,6 +18,7 @@ import typer
 
 from diffcr.errors import FitError, InputError
 
+from .cli_backtrack import backtrack
 from .cli_estimate import estimate
 from .cli_map import sky_map
 from .cli_options import (
@@ -128,7 +130,7 @@ def _interrupt_at_once():
 
     def leave(*_):
         for folder in {Path.cwd(), *(p for a in sys.argv[1:] for p in (Path(a), Path(a).parent) if p.is_dir())}:
-            for place in (folder, folder / "segments"):
+            for place in (folder, *(folder / name for name in ("segments", "realisations", "half_step"))):
                 for part in place.glob(f".*.{os.getpid()}.part"):
                     shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
         os.write(2, b"diffcr: interrupted\n")
@@ -601,6 +603,7 @@ app.command()(sample)
 app.command()(calibrate)
 app.command()(predict)
 app.command()(sources)
+app.command()(backtrack)
 
 if __name__ == "__main__":
     main()

@@ -256,7 +256,7 @@ def log_power_prior(
     """ln of the prior median of C_l for l = 2 .. l_max: `median` at l = 2, falling as l^-slope, or as a template.
 
     Raises:
-        InputError: If a value is not positive and finite, the shape is unknown, or the template has not l_max - 1 values.
+        InputError: If a value is not positive and finite, the shape unknown, or the template not of l_max - 1 values.
     """
     if shape not in SHAPES:
         raise InputError(f"the shape of C_l must be one of {', '.join(SHAPES)}, not {shape!r}")

@@ -230,13 +230,13 @@ def test_correlation_functions_agree_with_oscillatory_quadrature(spectrum, p):
         np.testing.assert_allclose(slab[i], waves(p, spectrum, x, "cos") / total, atol=1e-10)
 
 
-@pytest.mark.parametrize("s", [1e-3, 0.03, 0.21, 1.7, 8.0])
+@pytest.mark.parametrize("s", [1e-3, 0.03, 0.21, 1.7, 4.0])
 def test_longitudinal_and_transverse_are_averages_over_directions_of_k(s):
     """A wave along mu has the share (1 - mu^2) / 2 of its variance along the separation, (1 + mu^2) / 4 in each
     direction across it, and turns by k s mu."""
     spectrum = PowerLaw(5 / 3, smallest=0.1, largest=1.0)
-    mu, weight = np.polynomial.legendre.leggauss(700)
-    x, dx = np.polynomial.legendre.leggauss(300)
+    mu, weight = np.polynomial.legendre.leggauss(250)
+    x, dx = np.polynomial.legendre.leggauss(200)
     k = 2 * np.pi * 10 ** ((x + 1) / 2)
     share = dx * k ** (-2 / 3)
     turns = np.cos(k[:, None] * s * mu) * weight / 2
@@ -267,7 +267,7 @@ def test_correlations_at_zero_and_at_small_distance(spectrum, p):
     np.testing.assert_allclose(at.longitudinal, [1 / 3, 1 / 3 - 1e-6 / 30], rtol=1e-11)
     np.testing.assert_allclose(slab_correlation(spectrum, np.array([0.0, s])), [1.0, 1 - 1e-6 / 2], rtol=1e-11)
     np.testing.assert_allclose(planar_correlation(spectrum, np.array([0.0, s])), [1.0, 1 - 1e-6 / 4], rtol=1e-11)
-    gradient = jax.grad(lambda x: correlation(spectrum, x).longitudinal)(0.0)
+    gradient = jax.jit(jax.grad(lambda x: spectra.correlation(spectrum, x).longitudinal))(0.0)
     np.testing.assert_array_equal(gradient, 0.0)
 
 
@@ -309,7 +309,7 @@ def test_line_spectra_are_the_cosine_transforms_of_the_correlations(spectrum, p)
 def test_power_comes_back_from_the_trace_along_a_line():
     """P(k) / int P = -k d trace / dk, by automatic differentiation; the plateau below the band is flat."""
     k = jnp.array([10.0, 80.0, 400.0])
-    slope = jax.vmap(jax.grad(lambda k: line_spectra(KOLMOGOROV, k).trace))(k)
+    slope = jax.jit(jax.vmap(jax.grad(lambda k: line_spectra(KOLMOGOROV, k).trace)))(k)
     total = integral(lambda k: k ** (-5 / 3), KOLMOGOROV)
     np.testing.assert_allclose(-k * slope, np.asarray(k) ** (-5 / 3) / total, rtol=1e-9)
     below = line_spectra(KOLMOGOROV, np.array([0.0, 3.0]))
@@ -322,14 +322,18 @@ def test_power_comes_back_from_the_trace_along_a_line():
 
 
 def test_derivatives_with_respect_to_slope_band_and_distance():
-    def power_law(slope, smallest, largest, s):
+    def closed(slope, smallest, largest):
         spectrum = PowerLaw(slope, smallest=smallest, largest=largest)
-        found = spectra.correlation(spectrum, s)
-        share = variance_between(spectrum, 15.0, 40.0)
-        return coherence_length(spectrum), found.trace, found.longitudinal, share
+        return coherence_length(spectrum), variance_between(spectrum, 15.0, 40.0)
 
-    for slope in (1.0, 5 / 3):
-        check_grads(jax.jit(power_law), (slope, 0.11, 1.3, 0.2), order=1, rtol=1e-6, atol=1e-7)
+    # At 1 the integral of P is a logarithm.
+    check_grads(jax.jit(closed), (1.0, 0.11, 1.3), order=1, rtol=1e-6)
+
+    def curves(slope, smallest, s):
+        found = spectra.correlation(PowerLaw(slope, smallest=smallest, largest=1.3), s)
+        return found.trace, found.longitudinal
+
+    check_grads(jax.jit(curves), (5 / 3, 0.11, 0.2), order=1, rtol=1e-6, atol=1e-7)
 
     def bend(length, s):
         spectrum = BendOver(length, 5 / 3, 0.1, 30.0)
