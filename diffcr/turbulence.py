@@ -202,7 +202,9 @@ def draw_ladder(
     """Draw turbulence as an octave ladder: `directions` times as many waves as the spectrum has octaves.
 
     Arguments, normalisation and errors are those of `draw_plane_waves`. The lowest wavenumbers of the directions
-    are stratified within the first octave. All octaves of a direction share its linear polarisation.
+    are stratified within the first octave. All octaves of a direction share its linear polarisation, so that one
+    realisation is less isotropic than as many plane waves: with 80 directions <B_x^2> scatters by 4 % of <B^2>
+    between realisations, with 23 by 6 %, and by 3 % with 300 plane waves.
     """
     _require_draw(directions, "directions", rms, geometry, axis, helicity, slab_fraction)
     position_key, order_key, wave_key = jax.random.split(key, 3)
@@ -240,6 +242,8 @@ def _require_draw(number, what, rms, geometry, axis, helicity, slab_fraction) ->
         raise InputError(f"rms of turbulence must be finite and not negative, not {rms!r}")
     if not -1 <= helicity <= 1:
         raise InputError(f"helicity of turbulence lies between -1 and 1, not {helicity!r}")
+    if geometry == "composite" and number < 2:
+        raise InputError(f"a composite of slab and 2d needs at least 2 {what}, not {number}")
     if geometry == "2d" and helicity:
         raise InputError("2d turbulence has its field across the axis and can have no helicity: leave helicity at 0")
     if geometry == "composite" and helicity:

@@ -246,3 +246,5 @@ def test_a_number_of_waves_is_a_whole_one(number):
         draw_plane_waves(KEY, NARROW, number)
     with pytest.raises(InputError, match="whole number of directions"):
         draw_ladder(KEY, NARROW, number)
+    with pytest.raises(InputError, match="needs at least 2 directions"):
+        draw_ladder(KEY, NARROW, 1, geometry="composite")
