@@ -51,7 +51,8 @@ Prior = Annotated[
     typer.Option(
         "--prior",
         help="A prior of the model by name; may be repeated. dipole: scale. multipoles: dipole_scale, power (free, "
-        "power-law, cascade, template, fixed), median, slope, spread, template_spread. local-field: transport (projected, tensor), scale, "
+        "power-law, cascade, template, fixed), median, slope, spread, template (a CSV file with columns l,C_l,error, as "
+        "backtrack writes), template_spread. local-field: transport (projected, tensor), scale, "
         "perpendicular, antisymmetric, velocity (lsr, ism, cmb, none or x,y,z in km/s), velocity_spread (km/s), "
         "spectral_index, profile_scale. The values in use are written to summary.json.",
         metavar="NAME=VALUE",
@@ -136,7 +137,7 @@ def sample(
     from .specification import Specification
 
     require_folder(output)
-    spec = Specification(model, lmax, parse_priors(prior), rate_concentration, rate_bins, rates)
+    spec = Specification(model, lmax, with_template(parse_priors(prior), lmax), rate_concentration, rate_bins, rates)
     plan = Plan(chains, warmup, draws, segment, seed, target_accept or spec.target_accept, max_tree_depth)
     options = binning_options(
         grid, time_frame, epochs, zenith_max, energy_min, energy_max, energy_edges, start, end, remove_orbital, gamma
@@ -208,7 +209,7 @@ def calibrate(
     from .specification import Specification
 
     require_folder(output)
-    spec = Specification(model, lmax, parse_priors(prior), rate_concentration)
+    spec = Specification(model, lmax, with_template(parse_priors(prior), lmax), rate_concentration)
     cells, sites = grid_of(grid), [find_site(name) for name in site or ["HAWC"]]
     samples = max(4, -(-4 * 180 // cells.n_ring))
     accepted = [np.asarray(acceptance(s, cells, power=power, subdivide=samples, profile="triangle")) for s in sites]
@@ -263,7 +264,7 @@ def parse_priors(entries: list[str] | None) -> dict:
             raise InputError(f"--prior takes NAME=VALUE such as scale=0.01, not {entry!r}")
         if name in out:
             raise InputError(f"--prior {name} is given twice; leave one out")
-        if name in ("power", "transport"):
+        if name in ("power", "transport", "template"):
             out[name] = text
         elif name == "velocity" and text in ("lsr", "ism", "cmb", "none"):
             known = {"lsr": lsr_velocity, "ism": interstellar_velocity, "cmb": cosmic_velocity}
@@ -277,6 +278,27 @@ def parse_priors(entries: list[str] | None) -> dict:
             single = len(values) == 1 and name not in ("velocity", "perpendicular", "spectral_index")
             out[name] = values[0] if single else tuple(values)
     return out
+
+
+def with_template(priors: dict, l_max: int | None) -> dict:
+    """Priors whose template of C_l, a file, is read: the values of l = 2 .. l_max, with the power tied to them.
+
+    Raises:
+        InputError: If the file is no table of C_l, or lacks a degree.
+    """
+    if "template" not in priors:
+        return priors
+    from .backtrack_tables import read_power
+
+    table = read_power(priors["template"])
+    known = dict(zip(table["degree"].tolist(), table["shape"].tolist(), strict=True))
+    last = 4 if l_max is None else l_max
+    missing = [l for l in range(2, last + 1) if l not in known]
+    if missing:
+        raise InputError(
+            f"{priors['template']}: has no C_l of l = {missing[0]}; add it, or give --lmax {missing[0] - 1}"
+        )
+    return {"power": "template"} | priors | {"template": tuple(known[l] for l in range(2, last + 1))}
 
 
 def with_acceptance_prior(spec, counts, text: str):

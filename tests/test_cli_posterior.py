@@ -9,8 +9,9 @@ import time
 
 import numpy as np
 import pytest
-from diffcr.inference.cli_posterior import describe, parse_priors
+from diffcr.inference.cli_posterior import describe, parse_priors, with_template
 from diffcr.inference.named import group
+from diffcr.inference.specification import Specification
 from helpers import dipole_sky, drawn
 
 from diffcr.detector import acceptance
@@ -176,6 +177,19 @@ def test_priors_from_words():
         parse_priors(["scale=1", "scale=2"])
     with pytest.raises(InputError, match="takes finite numbers"):
         parse_priors(["scale=nan"])
+
+
+def test_a_template_of_the_power_is_read_from_a_table(tmp_path):
+    table = tmp_path / "power.csv"
+    table.write_text("l,C_l,error\n1,9,1\n2,4,0.1\n3,2,0.1\n4,1,0.1\n5,0.5,0.1\n")
+    priors = parse_priors([f"template={table}", "median=1e-6"])
+
+    assert with_template(priors, 3) == {"power": "template", "median": 1e-6, "template": (1.0, 0.5)}
+    assert with_template(priors, None)["template"] == (1.0, 0.5, 0.25)
+    assert Specification("multipoles", 3, with_template(priors, 3)).prior("template") == (1.0, 0.5)
+    assert with_template({"median": 1e-6}, 3) == {"median": 1e-6}
+    with pytest.raises(InputError, match=r"power\.csv: has no C_l of l = 6; add it, or give --lmax 5"):
+        with_template(priors, 8)
 
 
 def test_hidden_and_prior_dominated_quantities_are_told_as_such():
