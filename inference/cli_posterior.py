@@ -51,8 +51,8 @@ Prior = Annotated[
     typer.Option(
         "--prior",
         help="A prior of the model by name; may be repeated. dipole: scale. multipoles: dipole_scale, power (free, "
-        "power-law, cascade, template, fixed), median, slope, spread, template (a CSV file with columns l,C_l,error, as "
-        "backtrack writes), template_spread. local-field: transport (projected, tensor), scale, "
+        "power-law, cascade, template, fixed), median, slope, spread, template (a CSV file with columns l,C_l,error, "
+        "as backtrack writes), template_spread. local-field: transport (projected, tensor), scale, "
         "perpendicular, antisymmetric, velocity (lsr, ism, cmb, none or x,y,z in km/s), velocity_spread (km/s), "
         "spectral_index, profile_scale. The values in use are written to summary.json.",
         metavar="NAME=VALUE",
