@@ -16,8 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 CHAIN = "units typing errors clock grid harmonics sky source disc ensemble transport slab propagation".split()
 CHAIN += "observer site detector rate counts composition window grammage cascade pitch_angle".split()
 CHAIN += "spectrum turbulence field_statistics turbulence_grid directions pusher trajectory trajectory_reference".split()
-CHAIN += "transport_coefficients pitch_angle_scattering transport_emulator small_scale backtracking".split()
-CHAIN += "heliosphere galactic_field boundary model".split()
+CHAIN += "transport_coefficients pitch_angle_scattering gyroresonance transport_emulator common_random".split()
+CHAIN += "backtracking_setup backtracking small_scale small_scale_theory".split()
+CHAIN += "heliosphere galactic_field exits boundary model".split()
 """The files of diffcr, in the order in which a particle meets them: each imports only from those before it."""
 
 
