@@ -15,8 +15,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 CHAIN = "units typing errors clock grid harmonics sky source disc ensemble transport slab propagation".split()
 CHAIN += "observer site detector rate counts composition window grammage cascade pitch_angle".split()
-CHAIN += "spectrum turbulence field_statistics turbulence_grid directions pusher trajectory trajectory_reference".split()
-CHAIN += "transport_coefficients pitch_angle_scattering gyroresonance transport_emulator common_random".split()
+CHAIN += (
+    "spectrum turbulence field_statistics turbulence_grid directions pusher trajectory trajectory_reference".split()
+)
+CHAIN += (
+    "resampling transport_coefficients pitch_angle_scattering gyroresonance transport_emulator common_random".split()
+)
 CHAIN += "backtracking_setup backtracking small_scale small_scale_theory".split()
 CHAIN += "heliosphere galactic_field exits boundary model".split()
 """The files of diffcr, in the order in which a particle meets them: each imports only from those before it."""
@@ -147,7 +151,9 @@ def test_everything_else_is_of_python_or_declared(name):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {re.match(r"[\w-]+", each)[0] for each in project["dependencies"]}
     extras = project["optional-dependencies"]
-    optional = {re.match(r"[\w-]+", each)[0] for extra in ("parquet", "evidence") for each in extras[extra]}
+    optional = {
+        re.match(r"[\w-]+", each)[0] for extra in ("parquet", "evidence", "trajectories") for each in extras[extra]
+    }
     for module, late in imports(name):
         top = module.partition(".")[0]
         allowed = declared | (optional if late else set()) | {"diffcr"} | sys.stdlib_module_names
