@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+# The threads of healpy otherwise wait by spinning, which takes the cores from everybody else.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def cheap_compilation() -> str:
