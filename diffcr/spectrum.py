@@ -224,7 +224,7 @@ def wavenumber_mean(spectrum: Spectrum, exponent: int = 1) -> Float[Array, ""]:
 
     With 2 it is the mean square gradient sum_ij <(d_i B_j)^2> / <B^2>, with 1 the largest <B . curl B> / <B^2>.
     """
-    return _moment(spectrum, exponent, *band(spectrum)) / _moment(spectrum, 0, *band(spectrum))
+    return power_moment(spectrum, exponent, *band(spectrum)) / power_moment(spectrum, 0, *band(spectrum))
 
 
 def planar_coherence_length(spectrum: Spectrum) -> Float[Array, ""]:
@@ -276,7 +276,7 @@ def variance_between(
     low, high = band(spectrum)
     first = jnp.clip(jnp.asarray(k_low, float), low, high)
     last = jnp.maximum(first, jnp.clip(jnp.asarray(k_high, float), low, high))
-    return _moment(spectrum, 0, first, last) / _moment(spectrum, 0, low, high)
+    return power_moment(spectrum, 0, first, last) / power_moment(spectrum, 0, low, high)
 
 
 class LineSpectra(eqx.Module):
@@ -315,10 +315,10 @@ def line_spectra(spectrum: Spectrum, k: Real[ArrayLike, "*mode"]) -> LineSpectra
     k = jnp.asarray(k, float)
     low, high = band(spectrum)
     first = jnp.clip(k, low, high)
-    total = _moment(spectrum, 0, low, high)
-    once = _moment(spectrum, -1, first, high) / total
+    total = power_moment(spectrum, 0, low, high)
+    once = power_moment(spectrum, -1, first, high) / total
     # k1^2 within the integrand: P / k^3 by itself may leave the range of 32-bit floats.
-    thrice = (k / first) ** 2 * first**2 * _moment(spectrum, -3, first, high) / total
+    thrice = (k / first) ** 2 * first**2 * power_moment(spectrum, -3, first, high) / total
     return LineSpectra((once - thrice) / 2, (once + thrice) / 4)
 
 
@@ -391,7 +391,7 @@ def _nodes(low, high) -> tuple[Array, Array]:
     return centre[..., None] + half[..., None] * node, half[..., None] * weight
 
 
-def _moment(spectrum: Spectrum, exponent: int, low, high) -> Float[Array, "*band"]:
+def power_moment(spectrum: Spectrum, exponent: int, low, high) -> Float[Array, "*band"]:
     """int P k^exponent dk over bands inside that of the spectrum."""
     if isinstance(spectrum, PowerLaw):
         # int k^(a - 1) dk = low^a (e^(a x) - 1) / a, x = ln(high / low).

@@ -10,8 +10,8 @@ n is the direction of *motion*; a particle arrives from -n. Particles lie along 
 Trajectories in turbulence are chaotic: the distance between neighbours grows e-fold in about 2.2 / Omega for
 turbulence as strong as the regular field. Beyond Omega T of about 10 a derivative along a path is larger than any
 quantity that it is the derivative of, and says nothing on averages; `integrate` warns. Differentiate
-transport coefficients instead, or take differences of averages with common random numbers (`diffcr.transport_fit`
-has a smooth emulator).
+transport coefficients instead: `diffcr.transport_emulator` is a smooth emulator of them, and `diffcr.common_random` takes
+differences of averages with common random numbers, with their errors.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Backtracked skies on disk and in words: backtrack.nc, sky_*.fits, backtrack.json and the pictures."""
+"""Backtracked skies on disk and in words: backtrack.nc, sky_*.fits, power_*.csv, backtrack.json and the pictures."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from . import backtrack_plots, plots
 from .backtrack import settings
 from .backtrack_cost import Estimate
 from .backtrack_summary import Analysis, Asymptotic, Orientation, cascade_curve
-from .backtrack_tables import CONVENTIONS, dataset, skies, write_sky
+from .backtrack_tables import CONVENTIONS, dataset, skies, write_power, write_sky
 from .files import together, write_netcdf
 from .report import write_json
 
@@ -41,6 +41,8 @@ def write_backtracking(
         # Maps and pictures first: what is there last says that all is there.
         for each, sky in skies(analysis, 0).items():
             write_sky(part / f"sky_{each}.fits", analysis, sky)
+        for row in analysis.orientations:
+            write_power(part / f"power_{row.name}.csv", analysis, row)
         if pictures:
             for name, figure in figures(analysis, data).items():
                 plots.save(figure, part / f"{name}.png")

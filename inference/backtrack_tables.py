@@ -11,10 +11,12 @@ import xarray as xr
 import diffcr
 from diffcr.backtracking import sky_map
 from diffcr.errors import InputError
+from diffcr.resampling import jackknife
+from diffcr.small_scale import plateau_weight, quadratic
 from diffcr.spectrum import coherence_length
 
 from .backtrack import settings
-from .backtrack_summary import Analysis, vector_of
+from .backtrack_summary import Analysis, Orientation, gradient_of, vector_of
 from .exchange import write_map
 
 CONVENTIONS = (
@@ -141,6 +143,25 @@ def write_sky(path: Path, analysis: Analysis, sky: np.ndarray) -> None:
         ("GRADUNIT", "L_c grad n / n", "delta I is per this; no monopole"),
     ]
     write_map(path, list(sky), [f"DELTA_I_OMEGA_T_{turns:.4g}" for turns in analysis.omega_t], None, header)
+
+
+def write_power(path: Path, analysis: Analysis, row: Orientation) -> None:
+    """Write <C_l> at the last time as CSV, the plateau subtracted: what `read_power` and the prior template take.
+
+    The error is that of the difference, by the jackknife. Degrees end where the plateau begins.
+    """
+    weight = plateau_weight(analysis.ensemble, analysis.degrees)
+    power = quadratic(analysis.ensemble.power, gradient_of(row.angle))[:, -1]
+    less = jackknife(lambda power: power - (power @ weight)[:, None], power)
+    lines = [
+        f"# <C_l> of delta I for grad n / n = 1 / L_c at {row.angle:g} degrees to B_0, Omega T = "
+        f"{analysis.omega_t[-1]:g}, {analysis.result.run.realisations} realisations; diffcr {diffcr.__version__}",
+        f"# C_l and its error less the plateau of l = {analysis.degrees[0]} to {analysis.degrees[1]}; C_l_raw with it",
+        "l,C_l,error,C_l_raw",
+    ]
+    for l in range(1, analysis.degrees[0]):
+        lines.append(f"{l},{less.value[l]:.8g},{less.error[l]:.3g},{row.power.value[-1, l]:.8g}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _about(long_name: str, units: str) -> dict[str, str]:

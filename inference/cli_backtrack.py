@@ -95,9 +95,9 @@ def backtrack(
 ) -> None:
     """Trace cosmic rays back through random magnetic turbulence: the small-scale anisotropy that it makes.
 
-    B_0 lies along z. Writes backtrack.nc (spectra of each realisation, means, errors), sky_*.fits, backtrack.json and
-    pictures. Every finished realisation is kept in DIR/realisations: after any end, the same command with --resume goes
-    on bit for bit. Exit code 3 where half the step gives other spectra.
+    B_0 lies along z. Writes backtrack.nc (spectra of each realisation, means, errors), sky_*.fits, power_*.csv,
+    backtrack.json and pictures. Every finished realisation is kept in DIR/realisations: after any end, the same
+    command with --resume goes on bit for bit. Exit code 3 where half the step gives other spectra.
 
     Example: [bold]diffcr backtrack --nside 64 --realisations 100 --dry-run[/bold]
     """

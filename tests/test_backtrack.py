@@ -354,6 +354,15 @@ def straight(tmp_path_factory):
     return analysis, folder, content
 
 
+@pytest.fixture(scope="module")
+def finished_table(tmp_path_factory):
+    setup = Setup(representation="plane", size=8, omega_t=4.0, samples=1, nside=4, spectrum=BendOver(smallest=0.1))
+    folder = tmp_path_factory.mktemp("table")
+    analysis = analyse(trace(Run(setup, 3, 0)), (0.0,))
+    write_backtracking(analysis, folder, pictures=False)
+    return analysis, folder / "power_parallel.csv"
+
+
 def test_maps_have_the_field_at_the_pole_and_the_excess_up_the_gradient(straight):
     """Along B_0 = z particles go straight: what comes from n was at T n_z, so delta I = T n_z, T = 0.8 L_c."""
     n = np.stack(healpy.pix2vec(4, np.arange(192)))
@@ -367,6 +376,24 @@ def test_maps_have_the_field_at_the_pole_and_the_excess_up_the_gradient(straight
         np.testing.assert_allclose(sky, sideways, atol=4e-3)
         sky = healpy.read_map(straight[1] / "sky_60deg.fits", field=column)
         np.testing.assert_allclose(sky, 0.5 * time * n[2] + np.sqrt(0.75) * sideways, atol=6e-3)
+
+
+def test_the_table_of_power_holds_the_signal_above_the_plateau_and_is_read_back(finished_table):
+    analysis, path = finished_table
+    rows = [line.split(",") for line in path.read_text().splitlines() if not line.startswith("#")]
+    assert rows[0] == ["l", "C_l", "error", "C_l_raw"]
+    value = np.array(rows[1:], float)
+    row = analysis.orientations[0]
+
+    first, last = analysis.degrees
+    np.testing.assert_array_equal(value[:, 0], np.arange(1, first))
+    np.testing.assert_allclose(value[:, 3], row.power.value[-1, 1:first], rtol=1e-6)
+    raw = np.asarray(analysis.ensemble.power)[:, -1, :, 2, 2].mean(axis=0)
+    l = np.arange(first, last + 1)
+    level = np.sum((2 * l + 1) * raw[l]) / np.sum(2 * l + 1)
+    np.testing.assert_allclose(value[:, 1], raw[1:first] - level, rtol=1e-6, atol=1e-12)
+    found = read_power(str(path))
+    np.testing.assert_allclose(found["shape"], value[:, 1] / value[1, 1], rtol=1e-6)
 
 
 def test_maps_say_what_they_are(straight):
