@@ -3,7 +3,7 @@
     python3 benchmarks/trajectory.py [--repeat 5] [--steps 50] [--particles 8192] [--cells 256] [--only plane_300]
 
 Prints one JSON line. Keys are field_waves_precision, as plane_300_f32: plane waves, octave ladders (waves = directions
-x octaves) and one periodic grid; `cores` holds how many were used, all of them and one alone (key ending in _1core;
+x octaves), one periodic grid, and nested grids of the whole band; `cores` holds how many were used, all of them and one alone (key ending in _1core;
 the process is bound to a core). Of each:
 
 - `steps_per_second`: particle-steps per second, median of `repeat`;
@@ -30,7 +30,7 @@ def fields(jax, jnp, cells: int):
     """Name -> (function that draws, precision, rows of the reference's array)."""
     import numpy as np
 
-    from diffcr.spectrum import BendOver
+    from diffcr.spectrum import BendOver, PowerLaw
     from diffcr.turbulence import Sum, Uniform, draw_ladder, draw_plane_waves
     from diffcr.turbulence_grid import draw_grids
 
@@ -56,8 +56,12 @@ def fields(jax, jnp, cells: int):
         for directions in (23, 80):
             draw = lambda directions=directions: draw_ladder(key, spectrum, directions)
             found[f"ladder_{directions * 14}_{bits}"] = with_regular(draw), dtype, directions * 14
-        draw = lambda dtype=dtype: draw_grids(key, spectrum, cells, levels=1, dtype=dtype)
-        found[f"grid_{cells}_{bits}"] = with_regular(draw), dtype, 24
+        # One cube holds waves from half its side down to four cells; the whole band takes nested ones.
+        one = PowerLaw(slope=5 / 3, smallest=4 / cells, largest=0.5)
+        draw = lambda dtype=dtype, one=one: draw_grids(key, one, cells, levels=1, dtype=dtype)
+        found[f"grid_{cells}_{bits}"] = with_regular(draw), dtype, 36
+        draw = lambda dtype=dtype: draw_grids(key, spectrum, 64, dtype=dtype)
+        found[f"grids_64_nested_{bits}"] = with_regular(draw), dtype, 180
     found["plain_300_f32"] = with_regular(lambda: Plain(draw_plane_waves(key, spectrum, 300))), jnp.float32, 300
     return found
 

@@ -1,5 +1,5 @@
 """The `diffcr` command: demo, fit, map, estimate, bin, simulate, unblind, sample, calibrate, predict, sources,
-backtrack.
+backtrack, lens.
 
 Exit codes: 0 done, 2 bad input (one line says what, where and the remedy), 3 finished but not converged,
 130 interrupted.
@@ -20,6 +20,7 @@ from diffcr.errors import FitError, InputError
 
 from .cli_backtrack import backtrack
 from .cli_estimate import estimate
+from .cli_lens import lens
 from .cli_map import sky_map
 from .cli_options import (
     Azimuth,
@@ -604,6 +605,7 @@ app.command()(calibrate)
 app.command()(predict)
 app.command()(sources)
 app.command()(backtrack)
+app.command()(lens)
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""What everything else rests on: that the installed JAX adds up right. Some versions do not, on a CPU, and say nothing."""
+"""What all else rests on: that the installed JAX adds up right. Some versions do not, on a CPU, and say nothing."""
 
 import os
 import subprocess
