@@ -3,8 +3,8 @@
     python3 benchmarks/trajectory.py [--repeat 5] [--steps 50] [--particles 8192] [--cells 256] [--only plane_300]
 
 Prints one JSON line. Keys are field_waves_precision, as plane_300_f32: plane waves, octave ladders (waves = directions
-x octaves), one periodic grid, and nested grids of the whole band; `cores` holds how many were used, all of them and one alone (key ending in _1core;
-the process is bound to a core). Of each:
+x octaves), one periodic grid, and nested grids of the whole band; `cores` holds how many were used, all of them and
+one alone (key ending in _1core; the process is bound to a core). Of each:
 
 - `steps_per_second`: particle-steps per second, median of `repeat`;
 - `ratio`: that over the passes per second of a reference kernel, a loop of 16 chained float32 multiply-adds over an
