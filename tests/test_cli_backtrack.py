@@ -50,6 +50,7 @@ def test_a_run_writes_its_tables_maps_and_pictures(run, tmp_path, write):
     assert names == {
         *("backtrack.json", "backtrack.nc", "realisations", "half_step"),
         *(f"sky_{each}.fits" for each in ("parallel", "30deg")),
+        *(f"power_{each}.csv" for each in ("parallel", "30deg")),
         *(f"{each}.png" for each in ("power", "shape", "skies", "diffusion")),
     }
     for name in names:
