@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .errors import InputError, is_known
-from .spectrum import Spectrum, power_moment, band
+from .spectrum import Spectrum, band, power_moment
 from .trajectory import integrate
 from .turbulence import PlaneWaves, Sum, Uniform
 

@@ -157,7 +157,8 @@ class CascadeFit(eqx.Module):
         depth_range: Where chi2 is less than 1 above its minimum.
         chi2: At the best depth, with the covariance of the jackknife (debiased by Hartlap's factor).
         degrees_of_freedom: Number of ratios less 1.
-        p_value: Of chi2, for normal errors; rough, as errors of few realisations are.
+        p_value: By Hotelling's F distribution, for normal errors. The scatter of C_l has heavy tails: of true cascades
+            with such tails 8 to 16 % had p below 0.05 at 40 realisations, 4 to 5 % at 100. Rough below a hundred.
         chi2_asymptotic: With the shape of large depths, 18 / ((2l+1)(l+1)(l+2)), and no free parameter.
     """
 
@@ -193,10 +194,12 @@ def compare_cascade(
     degrees: tuple[int, int] | None = None,
     sample: int = -1,
 ) -> CascadeFit:
-    """Fit the depth of the cascade to the shape for l >= 2 at one time; l = 1 is left out, as it does not follow it.
+    """Fit the depth of the cascade to the shape for l >= 2 at one time; l = 1 is left out.
 
-    The fit is to ln C_l / C_2: errors of ratios are proportional to them, and with a common denominator a fit
-    to the ratios themselves would come out low.
+    Backtracked skies need not follow it: with turbulence as strong as B_0 they do at Omega T of some 20, within
+    errors of 10 to 20 %, and at 100 they are flatter, by up to twice at l = 8. The fit is to ln C_l / C_2: errors
+    of ratios are proportional to them, and with a common denominator a fit to the ratios themselves would come out
+    low. What the plateau takes from the power is taken from the cascade's too, as it holds signal where nside is small.
 
     Args:
         ensemble: At least l_max + 1 realisations.
@@ -223,11 +226,11 @@ def compare_cascade(
             f"the mean power at l = {3 + int(np.argmin(measured.value))} is not above the plateau: lower l_max"
         )
     precision = _precision(measured.covariance / np.outer(measured.value, measured.value))
-    precision = precision * (number - ratios - 2) / (number - 1)
+    hartlap = (number - ratios - 2) / (number - 1)
 
     def chi2(depth):
-        off = np.log(measured.value / cascade_shape(depth, l_max))
-        return np.einsum("...a,ab,...b->...", off, precision, off)
+        off = np.log(measured.value / _less_plateau(depth, l_max, degrees))
+        return hartlap * np.einsum("...a,ab,...b->...", off, precision, off)
 
     grid = chi2(_DEPTHS)
     best, depth = int(np.argmin(grid)), np.inf
@@ -236,16 +239,33 @@ def compare_cascade(
         depth = float(fine[np.argmin(chi2(fine))])
     at = min(depth, _DEPTHS[-1])
     least, inside = float(chi2(at)), _DEPTHS[grid < grid[best] + 1]
+    freedom = (ratios - 1, number - ratios + 1)
     return CascadeFit(
         measured,
-        cascade_shape(at, l_max),
+        _less_plateau(at, l_max, degrees),
         depth,
         (float(inside[0]), float(inside[-1]) if inside[-1] < _DEPTHS[-1] else np.inf),
         least,
         ratios - 1,
-        float(scipy.stats.chi2.sf(least, ratios - 1)),
+        # Hotelling: with a covariance from n realisations the quadratic form is not chi2, but F with n - q below.
+        float(scipy.stats.f.sf(least / hartlap * (number - ratios + 1) / ((ratios - 1) * (number - 1)), *freedom)),
         float(grid[-1]),
     )
+
+
+def _less_plateau(depth, l_max: int, degrees: tuple[int, int] | None) -> Float[np.ndarray, "*depth l"]:
+    """Shape of the cascade from which the plateau's mean was subtracted like from the measured power."""
+    if degrees is None or degrees[1] > _PLATEAU_SEEN:
+        return cascade_shape(depth, l_max)
+    all_of = cascade_shape(depth, degrees[1])
+    l = np.arange(3, degrees[1] + 1)
+    weight = np.where(l >= degrees[0], 2.0 * l + 1, 0.0)
+    level = all_of @ (weight / np.sum(2 * np.arange(degrees[0], degrees[1] + 1) + 1.0))
+    return (all_of[..., : l_max - 2] - level[..., None]) / (1 - level[..., None])
+
+
+_PLATEAU_SEEN = 64
+"""A plateau of higher degrees holds less than 1e-3 of C_2 in a cascade, and is not subtracted from it."""
 
 
 def _precision(covariance: Float[np.ndarray, "l l"]) -> Float[np.ndarray, "l l"]:

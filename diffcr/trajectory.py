@@ -9,8 +9,8 @@ n is the direction of *motion*; a particle arrives from -n. Particles lie along 
 
 Trajectories in turbulence are chaotic: the distance between neighbours grows e-fold in about 2.2 / Omega for
 turbulence as strong as the regular field. Beyond Omega T of about 10 a derivative along a path is larger than any
-quantity that it is the derivative of, and says nothing on averages; `integrate` warns. Differentiate
-transport coefficients instead: `diffcr.transport_emulator` is a smooth emulator of them, and `diffcr.common_random` takes
+quantity that it is the derivative of, and says nothing on averages; `integrate` warns. Differentiate transport
+coefficients instead: `diffcr.transport_emulator` is a smooth emulator of them, and `diffcr.common_random` takes
 differences of averages with common random numbers, with their errors.
 """
 
@@ -114,7 +114,8 @@ def integrate(
     Particles go through in chunks that fit a processor's cache, and chunks over the devices; neither changes the
     result. Reverse-mode derivatives keep about the square root of the number of steps and recompute the rest; they
     and forward-mode ones exist with respect to the field's numbers, positions, directions and Larmor radius.
-    Beyond Omega T = 10 they lose their meaning (see the top of this module), and a `ChaosWarning` says so.
+    Beyond Omega T = 10 they lose their meaning (see the top of this module), and a `ChaosWarning` says so; Omega is
+    that of a field of one unit, so the unit of a field should be its typical strength.
 
     Args:
         field: B(x): any callable pytree from (3, particle) to (3, particle).
@@ -248,7 +249,7 @@ def _require_steps(field, larmor_radius, duration, step, observe) -> tuple[int, 
             raise InputError(f"every must be a whole number of steps of at least 1, not {every!r}")
         every = min(int(every), steps)
     samples = math.ceil(steps / every)
-    return every, samples, duration / (every * samples)
+    return every, samples, float(duration) / (every * samples)
 
 
 def _block(steps: int) -> int:

@@ -94,6 +94,7 @@ def summary(analysis: Analysis, cost: Mapping[str, Any] | None = None) -> dict[s
             if check is None
             else {
                 "passed": check.passed,
+                "blind": check.blind,
                 "realisations": check.realisations,
                 "problems": list(check.problems),
                 "ratios": check.ratios,
@@ -171,9 +172,17 @@ def notes(analysis: Analysis) -> list[str]:
             )
         elif found.reached is None:
             out.append(f"whether kappa {name} is asymptotic cannot be told: take more realisations, or samples")
-    if analysis.result.run.realisations < 30:
+    number = analysis.result.run.realisations
+    if number < 30:
+        out.append(f"errors from {number} realisations are rough: the scatter of C_l has heavy tails")
+    if number < 100 and any(row.cascade is not None for row in analysis.orientations):
         out.append(
-            f"errors from {analysis.result.run.realisations} realisations are rough: the scatter of C_l has heavy tails"
+            f"p of the cascade from {number} realisations is rough, too low by up to three times at 0.05: heavy tails"
+        )
+    if analysis.step_check is not None and analysis.step_check.blind:
+        out.append(
+            "the step check would have missed changes of C_l by a quarter at the late time: paths part chaotically, so "
+            "raise --step-check"
         )
     return out
 
@@ -224,6 +233,7 @@ def describe(content: dict[str, Any]) -> list[str]:
     if check is not None:
         seen = [row["noticed_from"] for row in check["ratios"].values()]
         verdict = "half the step changes nothing that would be noticed" if check["passed"] else "FAILED"
+        verdict += ", but more realisations are needed to notice all" if check["passed"] and check["blind"] else ""
         out.append(
             f"step check       {verdict}: {check['realisations']} realisations show changes of C_l from "
             f"{100 * min(seen):.0f} to {100 * max(seen):.0f} % on"

@@ -42,6 +42,10 @@ _STEP_CONFIDENCE = 0.01
 _SHAPE_L_MAX = 8
 
 
+STEADY = 0.15
+"""A coefficient that has not changed by more than this since half the time counts as asymptotic."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Orientation:
     """The power of one orientation of the gradient; estimates have the samples first.
@@ -93,6 +97,11 @@ class StepCheck:
         """Whether no ratio differs."""
         return not self.problems
 
+    @property
+    def blind(self) -> bool:
+        """Whether a change of some ratio by a quarter would not have been noticed, for want of realisations."""
+        return any(row["noticed_from"] > 0.25 for row in self.ratios.values())
+
 
 @dataclasses.dataclass(frozen=True)
 class Asymptotic:
@@ -116,12 +125,12 @@ class Asymptotic:
 
     @property
     def reached(self) -> bool | None:
-        """False where it still changes by more than two errors and 5 %, None where errors hide changes of a quarter."""
+        """True where change and two errors are within 15 %, False where it changes by more than two errors, else None."""
         if not math.isfinite(self.change):
             return None
-        if abs(self.change) > max(2 * self.change_error, 0.05):
-            return False
-        return True if 2 * self.change_error < 0.25 else None
+        if abs(self.change) + 2 * self.change_error <= STEADY:
+            return True
+        return False if abs(self.change) > 2 * self.change_error else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,12 @@ pytest.importorskip("ipykernel", reason="notebooks need diffcr[notebooks]")
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-SLOW = {"02_maps_and_classical_methods", "03_auger_posterior", "04_sources_to_dipole"}
+SLOW = {
+    "02_maps_and_classical_methods",
+    "03_auger_posterior",
+    "04_sources_to_dipole",
+    "06_trajectories_and_small_scales",
+}
 """Notebooks that take more than half a minute; they run with the slow tests."""
 each_notebook = pytest.mark.parametrize(
     "path",
