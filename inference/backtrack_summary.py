@@ -125,7 +125,7 @@ class Asymptotic:
 
     @property
     def reached(self) -> bool | None:
-        """True where change and two errors are within 15 %, False where it changes by more than two errors, else None."""
+        """True where change and two errors are within 15 %, False where it changes by over two errors, else None."""
         if not math.isfinite(self.change):
             return None
         if abs(self.change) + 2 * self.change_error <= STEADY:
