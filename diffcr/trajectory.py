@@ -18,7 +18,7 @@ import functools
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import equinox as eqx
 import jax
@@ -104,7 +104,7 @@ def integrate(
     observe: Paths | Means | None = None,
     chunk: int | None = None,
     devices=None,
-    method: Method = "boris-tan",
+    method: str = "boris-tan",
 ) -> Trajectory:
     """Follow particles for a given path length, with steps of equal length.
 
@@ -118,7 +118,7 @@ def integrate(
     that of a field of one unit, so the unit of a field should be its typical strength.
 
     Args:
-        field: B(x): any callable pytree from (3, particle) to (3, particle).
+        field: B(x): any callable pytree from (3, particle) to (3, particle), written with jax.numpy.
         position: Starting points, shape (3, particle) or (3, 1) for all.
         direction: Unit vectors of motion, shape (3, particle).
         larmor_radius: In a field of one unit, with the sign of the charge; in the unit of positions.
@@ -133,6 +133,7 @@ def integrate(
         InputError: If duration or step is not positive, the step too long, a direction not a unit vector, or the
             field unfit for the positions.
     """
+    _require_choices(field, method, devices)
     position, direction = _require_start(position, direction)
     every, samples, length = _require_steps(field, larmor_radius, duration, step, observe)
     position, direction, larmor_radius, field = _watch(
@@ -188,6 +189,25 @@ def backtrack_antiparticle(
 
 
 # Checks -------------------------------------------------------------------------------------------------
+
+
+def _require_choices(field, method, devices) -> None:
+    methods = get_args(Method)
+    if method not in methods:
+        raise InputError(f"method of rotation must be one of {', '.join(methods)}, not {method!r}")
+    if devices is not None and (isinstance(devices, int | str) or not len(devices)):
+        raise InputError(f"devices must be a list of JAX devices, such as jax.devices(), not {devices!r}")
+    if isinstance(field, eqx.Module):
+        return
+    remedy = "write it with jax.numpy, from positions (3, particle) to an array of that shape"
+    if not callable(field):
+        raise InputError(f"a field must be a function, not {type(field).__name__}: {remedy}")
+    try:
+        shape = getattr(jax.eval_shape(field, jax.ShapeDtypeStruct((3, 7), jnp.zeros(()).dtype)), "shape", "a list")
+    except jax.errors.JAXTypeError:
+        raise InputError(f"the field cannot be traced by JAX: {remedy}") from None
+    if shape != (3, 7):
+        raise InputError(f"the field gives {shape} for positions of the shape (3, 7): {remedy}")
 
 
 def _require_start(position, direction) -> tuple[Array, Array]:

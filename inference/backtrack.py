@@ -30,6 +30,10 @@ FOLDERS = ("realisations", "half_step")
 _ARRAYS = tuple(field.name for field in dataclasses.fields(Spectra))
 
 
+_MOST_SAMPLES = 900
+"""Times kept at most: each is a column of the sky files, and FITS has 999."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """What is traced, and how often.
@@ -54,9 +58,13 @@ class Run:
     def __post_init__(self):
         if isinstance(self.realisations, bool) or not isinstance(self.realisations, int) or self.realisations < 2:
             raise InputError(f"realisations must be a whole number of at least 2, not {self.realisations!r}")
-        if self.step_check not in (0, *range(2, self.realisations + 1)):
+        if self.step_check != 0 and not 2 <= self.step_check <= self.realisations:
             raise InputError(
                 f"a step check takes 2 to {self.realisations} realisations, or 0 for none, not {self.step_check!r}"
+            )
+        if self.setup.samples > _MOST_SAMPLES:
+            raise InputError(
+                f"samples must be at most {_MOST_SAMPLES}, not {self.setup.samples}: a FITS table takes no more columns"
             )
         if self.keep_maps not in ("first", "all", "none"):
             raise InputError(f"keep_maps must be first, all or none, not {self.keep_maps!r}")

@@ -55,7 +55,7 @@ def peak_memory(run: Run) -> int:
 
 def _map_bytes(run: Run) -> int:
     width = 8 if run.setup.precision == "float64" else 4
-    kept = sum(run.keeps(k) for k in range(run.realisations))
+    kept = {"all": run.realisations, "first": 1, "none": 0}[run.keep_maps]
     return kept * 3 * width * run.setup.samples * run.setup.pixels
 
 

@@ -22,7 +22,7 @@ from diffcr.errors import InputError
 
 from .plots import _BLACK, _BLUE, _HALO, _OTHERS, _VERMILION, _WIDTH, _figure, _scaled, _styled, _with_power
 
-_LINES = ("-", ":", "--", "-.")
+_LINES = ("-", ":", "--", "-.", (0, (1, 1, 4, 1)), (0, (8, 2)))
 _MARKERS = ("o", "s", "D", "^")
 _COLOURS = (_BLUE, _VERMILION, *_OTHERS)
 _MOST_TIMES = 6
@@ -70,7 +70,11 @@ def angular_power(
         power, error = np.asarray(curve["power"], float), np.asarray(curve["error"], float)
         for k in shown:
             last = k == shown[-1]
-            style = {"color": colour(omega_t[k]), "linestyle": _LINES[place % 4], "linewidth": 1.8 if last else 1.1}
+            style = {
+                "color": colour(omega_t[k]),
+                "linestyle": _LINES[place % len(_LINES)],
+                "linewidth": 1.8 if last else 1.1,
+            }
             axes.plot(degree[seen], _positive(power[k, seen]), zorder=4 if last else 3, **style)
             low = np.maximum(power[k] - error[k], 1e-3 * np.abs(power[k]))
             band = {"facecolor": style["color"], "alpha": 0.16, "linewidth": 0}
@@ -95,7 +99,7 @@ def _draw_expectations(axes: Axes, degree: np.ndarray, curves: Curves, lowest: l
     """Cascade, plateau and noise of the last time; returns the handles of the legend."""
     handles = []
     for place, name in enumerate(curves):
-        line = {"linestyle": _LINES[place % 4], "color": "0.25", "linewidth": 1.6}
+        line = {"linestyle": _LINES[place % len(_LINES)], "color": "0.25", "linewidth": 1.6}
         handles.append(Line2D([], [], label=f"Gradient {name}", **line))
     handles.append(Patch(label="Standard error of the mean", facecolor="0.8", linewidth=0))
     kinds = (
@@ -113,7 +117,7 @@ def _draw_expectations(axes: Axes, degree: np.ndarray, curves: Curves, lowest: l
             if not np.any(np.isfinite(values[inside]) & (values[inside] > 0)):
                 continue
             drawn = True
-            style = {"color": colour, "linewidth": width, "linestyle": _LINES[place % 4], "zorder": 5}
+            style = {"color": colour, "linewidth": width, "linestyle": _LINES[place % len(_LINES)], "zorder": 5}
             if kind != "cascade":
                 lowest.append(values[0])
             axes.plot(degree[inside], _positive(values[inside]), **style)
@@ -164,7 +168,7 @@ def power_shape(
         shape, error = np.asarray(curve["shape"], float)[inside], np.asarray(curve["error"], float)[inside]
         kept = shape > 0
         style = {"color": _COLOURS[place], "marker": _MARKERS[place % 4], "markersize": 4.5}
-        style |= {"linestyle": _LINES[place % 4], "linewidth": 1.0, "capsize": 2, "zorder": 3}
+        style |= {"linestyle": _LINES[place % len(_LINES)], "linewidth": 1.0, "capsize": 2, "zorder": 3}
         x = degree[inside][kept] * 10 ** spread[place]
         bars = [np.minimum(error[kept], 0.999 * shape[kept]), error[kept]]
         axes.errorbar(x, shape[kept], bars, label=f"Backtracked, gradient {name}", **style)
@@ -186,7 +190,7 @@ def power_shape(
     axes.set_xlabel(r"Degree $\ell$")
     axes.set_ylabel(r"$\langle C_\ell\rangle / \langle C_2\rangle$")
     axes.set_title(title)
-    axes.legend(loc="lower left")
+    axes.legend(loc="upper right")
     return figure
 
 
@@ -286,7 +290,7 @@ def running_diffusion(
         _require_shape(errors, omega_t.shape, f"the errors of {name}")
         style = {"color": _COLOURS[place], "marker": _MARKERS[place % 4], "markersize": 4, "capsize": 2}
         bars = [np.minimum(errors, 0.999 * np.abs(values)), errors]
-        axes.errorbar(omega_t, values, bars, linestyle=_LINES[place % 4], label=name, **style)
+        axes.errorbar(omega_t, values, bars, linestyle=_LINES[place % len(_LINES)], label=name, **style)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel(r"$\Omega T$")

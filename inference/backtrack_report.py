@@ -37,6 +37,8 @@ def write_backtracking(
         cost: Wall time and devices, to be written down.
     """
     content = summary(analysis, cost)
+    # An earlier analysis of the same realisations may have had other gradients, or pictures.
+    old = [path for pattern in ("sky_*.fits", "power_*.csv", "*.png") for path in folder.glob(pattern)]
     with together(folder) as part:
         # Maps and pictures first: what is there last says that all is there.
         for each, sky in skies(analysis, 0).items():
@@ -52,6 +54,10 @@ def write_backtracking(
             part / "backtrack.nc", tables, encoding={k: compressed for k in tables.data_vars if tables[k].ndim > 1}
         )
         write_json(part / "backtrack.json", content)
+        new = {path.name for path in part.iterdir()}
+    for path in old:
+        if path.name not in new and path.stem.split("_")[0] in ("sky", "power", "shape", "skies", "diffusion"):
+            path.unlink(missing_ok=True)
     return content
 
 
@@ -204,6 +210,7 @@ def describe(content: dict[str, Any]) -> list[str]:
     out = [
         f"turbulence       sigma^2 {run['sigma2']:g}, r_L {run['larmor_radius']:g} L_c, {run['spectrum']['kind']} from "
         f"{run['spectrum']['smallest']:g} to {run['spectrum']['largest']:g} L_c, {run['representation']} {run['size']}",
+        f"coherence        {run['coherence_length']:.3g} L_c (full line)",
         f"run              {run['realisations']} realisations, nside {run['nside']}, Omega T {run['omega_t']:g} in "
         f"{run['steps']} steps",
     ]
@@ -212,7 +219,7 @@ def describe(content: dict[str, Any]) -> list[str]:
         out.append(f"gradient         {name} ({row['angle_deg']:g} degrees to B_0)")
         shown = ", ".join(f"C_{l + 1} {power[l]:.3g} +- {error[l]:.2g}" for l in range(min(3, len(power))))
         out.append(f"  power          {shown}")
-        out.append(f"  plateau        {_plus(row['plateau'])}, analytic noise {_plus(row['noise_analytic'])}")
+        out.append(f"  plateau        {_plus(row['plateau'])}, limit of large T {_plus(row['noise_analytic'])}")
         out.append(
             f"  dipole         C_1/C_2 {_plus(row['dipole_to_quadrupole'])}; over standard diffusion "
             f"{_plus(row['dipole_over_standard_diffusion'])}"
@@ -231,12 +238,12 @@ def describe(content: dict[str, Any]) -> list[str]:
         out.append(f"{short:<16} {_plus(row)} L_c c ({state})")
     check = content["step_check"]
     if check is not None:
-        seen = [row["noticed_from"] for row in check["ratios"].values()]
-        verdict = "half the step changes nothing that would be noticed" if check["passed"] else "FAILED"
-        verdict += ", but more realisations are needed to notice all" if check["passed"] and check["blind"] else ""
+        seen = {name: row["noticed_from"] for name, row in check["ratios"].items()}
+        best, worst = min(seen, key=seen.get), max(seen, key=seen.get)
+        verdict = "FAILED" if not check["passed"] else "inconclusive" if check["blind"] else "passed"
         out.append(
-            f"step check       {verdict}: {check['realisations']} realisations show changes of C_l from "
-            f"{100 * min(seen):.0f} to {100 * max(seen):.0f} % on"
+            f"step check       {verdict}: with half the step {check['realisations']} realisations would show a change "
+            f"of {100 * seen[best]:.0f} % ({best}) to {100 * seen[worst]:.0f} % ({worst})"
         )
     return out
 

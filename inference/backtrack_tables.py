@@ -21,7 +21,9 @@ from .exchange import write_map
 
 CONVENTIONS = (
     "B_0 along z; lengths, and times with c = 1, in L_c, the unit of the spectrum; sky directions are where particles "
-    "come from; r(-T) relative to the observer; C_l as healpy has them, of delta I = r . grad n / n for a gradient of "
+    "come from; r(-T) relative to the observer, its mean over the sky left in; the power of a perpendicular gradient "
+    "is the mean of x and y, its sky files have x; skies have no monopole; L_c is the bend-over length of a bend-over "
+    "spectrum, not its coherence length; C_l as healpy has them, of delta I = r . grad n / n for a gradient of "
     "1 / L_c; errors are standard errors of the mean over realisations (jackknife)"
 )
 
@@ -156,6 +158,7 @@ def write_power(path: Path, analysis: Analysis, row: Orientation) -> None:
     lines = [
         f"# <C_l> of delta I for grad n / n = 1 / L_c at {row.angle:g} degrees to B_0, Omega T = "
         f"{analysis.omega_t[-1]:g}, {analysis.result.run.realisations} realisations; diffcr {diffcr.__version__}",
+        "# perpendicular: mean of gradients along x and y, both across B_0 (sky files and pictures have x)",
         f"# C_l and its error less the plateau of l = {analysis.degrees[0]} to {analysis.degrees[1]}; C_l_raw with it",
         "l,C_l,error,C_l_raw",
     ]

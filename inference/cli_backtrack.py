@@ -31,7 +31,10 @@ def backtrack(
     samples: Annotated[int, typer.Option(help="Times kept, evenly spread up to the last, such as 10.")] = 10,
     sigma2: Annotated[float, typer.Option(help="Strength of the turbulence <dB^2>/B_0^2, such as 1.")] = 1.0,
     larmor_radius: Annotated[
-        float, typer.Option(help="Larmor radius in B_0, in L_c, such as 0.1; negative for negative charges.")
+        float,
+        typer.Option(
+            help="Larmor radius in B_0, in L_c (bend-over length), such as 0.1; negative for negative charges."
+        ),
     ] = 0.1,
     spectrum: Annotated[
         str,
@@ -146,6 +149,10 @@ def _trace_and_write(run, devices, output: Path, resume: bool, angles, measured,
         print(
             f"note             {output / FOLDERS[0]} holds no realisation: starting from the beginning", file=sys.stderr
         )
+    turns = run.setup.pixels * run.setup.steps * (run.realisations + 2 * run.step_check)
+    print(
+        f"note             {turns:.2g} steps of particles in all; --dry-run tells how long they take", file=sys.stderr
+    )
     begun = time.monotonic()
     with Tracing() as bar:
         result = trace(run, output, resume, bar, devices)

@@ -445,7 +445,7 @@ def test_the_summary_is_json_with_everything_in_it(straight):
     assert (
         "kappa_par" in text
         and "not asymptotic" in text
-        and "half the step changes nothing that would be noticed: 2 realisations show" in text
+        and "with half the step 2 realisations would show a change" in text
     )
 
 

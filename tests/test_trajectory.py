@@ -371,6 +371,14 @@ def test_a_uniform_density_stays_uniform_in_turbulence():
         ({"position": np.zeros((3, 5))}, r"positions have the shape \(3, 2\)"),
         ({"chunk": 0}, "chunk must be a whole number"),
         ({"observe": Paths(0)}, "every must be a whole number of steps"),
+        ({"method": "rk4"}, "method of rotation must be one of boris-tan, boris, rodrigues, not 'rk4'"),
+        ({"devices": ()}, "devices must be a list of JAX devices"),
+        ({"devices": 0}, "devices must be a list of JAX devices"),
+        (
+            {"field": lambda x: x[0]},
+            r"the field gives \(7,\) for positions of the shape \(3, 7\): write it with jax.numpy",
+        ),
+        ({"field": lambda x: np.sin(np.asarray(x))}, "the field cannot be traced by JAX: write it with jax.numpy"),
     ],
 )
 def test_wrong_input_is_named(change, message):
