@@ -13,6 +13,9 @@ from diffcr.errors import FitError, InputError
 
 from .cli_options import Output, make_folder, numbers, require_folder
 
+_LONG = 2e10
+"""Steps of particles of a run that is told to be long: a quarter of an hour and more on two cores."""
+
 _LARGEST = {"bend-over": 100.0, "power-law": 5.0}
 """Largest wavelength by default, in L_c: that of a power law makes its coherence length 1."""
 
@@ -149,10 +152,12 @@ def _trace_and_write(run, devices, output: Path, resume: bool, angles, measured,
         print(
             f"note             {output / FOLDERS[0]} holds no realisation: starting from the beginning", file=sys.stderr
         )
-    turns = run.setup.pixels * run.setup.steps * (run.realisations + 2 * run.step_check)
-    print(
-        f"note             {turns:.2g} steps of particles in all; --dry-run tells how long they take", file=sys.stderr
-    )
+    particle_steps = run.setup.pixels * run.setup.steps * (run.realisations + 2 * run.step_check)
+    if particle_steps > _LONG:
+        print(
+            f"note             {particle_steps:.2g} steps of particles: --dry-run tells how long they take",
+            file=sys.stderr,
+        )
     begun = time.monotonic()
     with Tracing() as bar:
         result = trace(run, output, resume, bar, devices)
