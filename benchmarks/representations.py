@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--omega-t", type=float, default=100.0)
     parser.add_argument("--omega-step", type=float, default=0.1)
     parser.add_argument("--sigma2", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", choices=list(REPRESENTATIONS))
     parser.add_argument("--output", type=Path, help="File for the JSON.")
     options = parser.parse_args()
@@ -98,6 +99,7 @@ def main() -> None:
             omega_step=options.omega_step,
             samples=2,
             nside=options.nside,
+            seed=options.seed,
         )
         skies = [spectra_of(displacements(setup, i), setup.nside) for i in range(options.realisations)]
         results[name] = quantities(small_scale.combine(skies), 0.1)
@@ -108,7 +110,8 @@ def main() -> None:
         "date": str(date.today()),
         "version": diffcr.__version__,
         "command": f"benchmarks/representations.py --realisations {options.realisations} --nside {options.nside} "
-        f"--omega-t {options.omega_t:g} --omega-step {options.omega_step:g} --sigma2 {options.sigma2:g}",
+        f"--omega-t {options.omega_t:g} --omega-step {options.omega_step:g} --sigma2 {options.sigma2:g} "
+        f"--seed {options.seed}",
         "realisations": options.realisations,
         "holm_p": min(1.0, p[0] * len(p)),
         "quantities": len(p),

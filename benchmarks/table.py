@@ -56,6 +56,7 @@ def table() -> str:
     rows += _map_rows(results)
     rows += _posterior_rows(results)
     rows += _source_rows(results)
+    rows += _trajectory_rows(results)
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -136,6 +137,50 @@ def _source_rows(results: dict) -> list[tuple[str, str, str]]:
                 f"truths of the physical model, counts of two sites in three energy bins, {recovery['sets']} sets",
                 f"68 % intervals hold {min(held):.0%} to {max(held):.0%}, p {recovery['holm_p']:.2g} (Holm)",
                 "`benchmarks/recovery.py`",
+            )
+        )
+    return rows
+
+
+def _trajectory_rows(results: dict) -> list[tuple[str, str, str]]:
+    rows = []
+    if "trajectory" in results:
+        found = results["trajectory"]
+        names = {
+            "plane_100_f32": "100 plane waves",
+            "plane_300_f32": "300",
+            "plane_1000_f32": "1000",
+            "ladder_322_f32": "ladder of 322",
+            "ladder_1120_f32": "1120 waves",
+            "grid_256_f32": "one grid of 256^3",
+            "grids_64_nested_f32": "nested grids of 64^3",
+        }
+        cores = found["plane_300_f32"]["cores"]
+        rates = ", ".join(f"{found[key]['steps_per_second'] / 1e6:.3g}" for key in names)
+        rows.append(
+            (
+                f"particle-steps in turbulence, 32 bits, {cores} cores: {', '.join(names.values())}",
+                f"{rates} million a second",
+                "`benchmarks/trajectory.py --gradients`",
+            )
+        )
+        gain = found["plane_300_f32"]["steps_per_second"] / found["plain_300_f32"]["steps_per_second"]
+        reverse = ", ".join(f"{found['reverse'][key]['reverse']:.2g}" for key in ("ladder_1120", "plane_300"))
+        rows.append(
+            (
+                "300 plane waves against jnp.cos in the same pusher; value with gradient against value alone, ladder and plane",
+                f"{gain:.0f} times faster; {reverse} times the time",
+                "`benchmarks/trajectory.py --gradients`",
+            )
+        )
+    if "representations" in results:
+        found = results["representations"]
+        rows.append(
+            (
+                f"kappa and C_l of ladders, plane waves and grids, {found['realisations']} realisations each, "
+                f"{found['quantities']} numbers",
+                f"alike, p {found['holm_p']:.2g} (Holm)",
+                "`benchmarks/representations.py --nside 8`",
             )
         )
     return rows
