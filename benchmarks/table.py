@@ -168,7 +168,7 @@ def _trajectory_rows(results: dict) -> list[tuple[str, str, str]]:
         reverse = ", ".join(f"{found['reverse'][key]['reverse']:.2g}" for key in ("ladder_1120", "plane_300"))
         rows.append(
             (
-                "300 plane waves against jnp.cos in the same pusher; value with gradient against value alone, ladder and plane",
+                "300 plane waves against jnp.cos, in the same pusher; value with gradient against value, ladder, plane",
                 f"{gain:.0f} times faster; {reverse} times the time",
                 "`benchmarks/trajectory.py --gradients`",
             )
