@@ -261,7 +261,11 @@ def sky_multipoles(
         raise InputError(f"the multipoles kept reach from l = 0 to {known}, not to {l_max!r}")
     values = values[: (l_max + 1) ** 2].copy()
     values[: l_min**2] = 0.0
-    return values if frame is None else np.asarray(rotate(values, np.asarray(frame, float)), float)
+    if frame is not None:
+        values = np.array(rotate(values, np.asarray(frame, float)), float)
+        # The rotation keeps degrees apart but for its rounding.
+        values[: l_min**2] = 0.0
+    return values
 
 
 # Checks -------------------------------------------------------------------------------------------------------

@@ -203,8 +203,8 @@ def draw_ladder(
 
     Arguments, normalisation and errors are those of `draw_plane_waves`. The lowest wavenumbers of the directions
     are stratified within the first octave. All octaves of a direction share its linear polarisation, so that one
-    realisation is less isotropic than as many plane waves: with 80 directions <B_x^2> scatters by 4 % of <B^2>
-    between realisations, with 23 by 6 %, and by 3 % with 300 plane waves.
+    realisation is less isotropic than as many plane waves: with 80 directions <B_x^2> scatters by 3 to 4 % of
+    <B^2> between realisations, with 23 by 6 %, and by 2 to 3 % with 300 plane waves.
     """
     _require_draw(directions, "directions", rms, geometry, axis, helicity, slab_fraction)
     position_key, order_key, wave_key = jax.random.split(key, 3)
