@@ -161,7 +161,7 @@ def _trajectory_rows(results: dict) -> list[tuple[str, str, str]]:
             (
                 f"particle-steps in turbulence, 32 bits, {cores} cores: {', '.join(names.values())}",
                 f"{rates} million a second",
-                "`benchmarks/trajectory.py --gradients`",
+                "`benchmarks/trajectory.py --steps 50 --gradients`",
             )
         )
         gain = found["plane_300_f32"]["steps_per_second"] / found["plain_300_f32"]["steps_per_second"]
@@ -170,7 +170,7 @@ def _trajectory_rows(results: dict) -> list[tuple[str, str, str]]:
             (
                 "300 plane waves against jnp.cos, in the same pusher; value with gradient against value, ladder, plane",
                 f"{gain:.0f} times faster; {reverse} times the time",
-                "`benchmarks/trajectory.py --gradients`",
+                "`benchmarks/trajectory.py --steps 50 --gradients`",
             )
         )
     if "representations" in results:

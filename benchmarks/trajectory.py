@@ -1,6 +1,6 @@
 """Particle-steps per second in uniform fields, sums of waves and grids, beside a fixed kernel on the same array sizes.
 
-    python3 benchmarks/trajectory.py [--repeat 5] [--steps 50] [--particles 8192] [--cells 256] [--only plane_300]
+    python3 benchmarks/trajectory.py [--repeat 5] [--steps 200] [--particles 8192] [--cells 256] [--only plane_300]
 
 Prints one JSON line. Keys are field_waves_precision, as plane_300_f32: plane waves, octave ladders (waves = directions
 x octaves), one periodic grid, and nested grids of the whole band; `cores` holds how many were used, all of them and
@@ -201,7 +201,7 @@ def clock(call) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--particles", type=int, default=8192)
     parser.add_argument("--cells", type=int, default=256)
     parser.add_argument("--only", action="append", help="Names that start so; may be repeated.")
