@@ -14,7 +14,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAIN = "units typing errors clock grid harmonics sky source disc ensemble transport slab propagation".split()
-CHAIN += "observer site detector rate counts composition window grammage cascade pitch_angle".split()
+CHAIN += "observer site detector rate counts composition window grammage".split()
+CHAIN += "cascade_rates cascade_exponential cascade angular_power pitch_angle pitch_angle_relaxation random_walk kinetic kinetic_burst".split()
 CHAIN += (
     "spectrum turbulence field_statistics turbulence_grid directions pusher trajectory trajectory_reference".split()
 )
@@ -22,7 +23,7 @@ CHAIN += (
     "resampling transport_coefficients pitch_angle_scattering gyroresonance transport_emulator common_random".split()
 )
 CHAIN += "backtracking_setup backtracking small_scale small_scale_theory".split()
-CHAIN += "heliosphere galactic_field exits boundary model".split()
+CHAIN += "liouville heliosphere galactic_field exits boundary model".split()
 """The files of diffcr, in the order in which a particle meets them: each imports only from those before it."""
 
 
