@@ -1,4 +1,4 @@
-r"""Pitch-angle diffusion: the anisotropy aligned with the local field, its multipoles, and its relaxation.
+r"""Pitch-angle diffusion: the anisotropy aligned with the local field, and its multipoles.
 
 Gyrotropic particles of speed v with pitch-angle cosine mu about a field B along z, in a density gradient along it, obey
 
@@ -10,22 +10,24 @@ comes from, at the angle n . B = -mu, so that a density that increases along B i
 
 Every integral over mu is of the form int w(mu) (1 - mu^2) / D with smooth w; D may vanish at mu = 0 less than
 linearly, as in quasi-linear theory, and does at mu = +-1. Double-exponential quadrature on either half takes that
-without loss.
+without loss. How profiles come about in time is in `diffcr.pitch_angle_relaxation`.
 """
 
+import inspect
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from .errors import InputError, is_known
-
-Scattering = Callable[[Float[Array, " node"]], Float[Array, " node"]]
-"""D_mumu as a function of mu, vectorised, in units of nu or D_0 [1/time]."""
-
+from .harmonics import degrees_and_orders, evaluate_at
+from .pitch_angle_quadrature import Scattering as Scattering
+from .pitch_angle_quadrature import nodes, ratios, slopes
+from .pitch_angle_quadrature import require_scattering as require_scattering
 
 # Models of D_mumu ---------------------------------------------------------------------------------------------
 
@@ -61,7 +63,7 @@ def broadened(
 ) -> Float[Array, "*mu"]:
     """D = D_0 (1 - mu^2) (mu^2 + w^2)^((q - 1) / 2): a resonance of width w in mu, as strong waves make it."""
     mu = jnp.asarray(mu, float)
-    return rate * (1 - mu**2) * (mu**2 + width**2) ** ((index - 1) / 2)
+    return rate * (1 - mu**2) * _power(jnp.hypot(mu, width), index - 1)
 
 
 def enhanced(
@@ -80,6 +82,77 @@ def enhanced(
     """
     mu = jnp.asarray(mu, float)
     return 0.5 * rate * (1 - mu**2) * (1 + strength * jnp.exp(-0.5 * ((jnp.abs(mu) - centre) / width) ** 2))
+
+
+FAMILIES: dict[str, tuple[Callable, tuple[str, ...]]] = {
+    "isotropic": (isotropic, ()),
+    "quasi-linear": (quasi_linear, ("index", "floor")),
+    "broadened": (broadened, ("index", "width")),
+    "enhanced": (enhanced, ("strength", "width", "centre")),
+}
+"""The models above by name: the function, and the parameters that shape the profile (`rate` only scales it)."""
+
+
+def family(name: str, **parameters: Real[ArrayLike, ""]) -> Scattering:
+    """One of `FAMILIES` with its parameters, the rest of them and `rate` at their defaults.
+
+    The result is a PyTree with the parameters as leaves: it may pass through jit, grad and vmap.
+
+    Args:
+        name: Of `FAMILIES`.
+        parameters: By the names that `FAMILIES` lists, and `rate`; numbers, traced ones included.
+
+    Raises:
+        InputError: If the name or a parameter is unknown, or if a value is out of range: index at least 1, and below 2
+            where floor or width is zero, as kappa_par diverges from q = 2 on; floor not negative; strength above -1;
+            centre from 0 to 1; width of `enhanced` at least 0.02, the finest that the quadrature resolves.
+    """
+    if name not in FAMILIES:
+        raise InputError(f"there is no family {name!r} of D_mumu: choose one of {', '.join(FAMILIES)}")
+    function, names = FAMILIES[name]
+    for key in parameters:
+        if key not in (*names, "rate"):
+            raise InputError(
+                f"the family {name!r} of D_mumu has no parameter {key!r}: it takes {', '.join((*names, 'rate'))}"
+            )
+    defaults = {key: each.default for key, each in inspect.signature(function).parameters.items() if key != "mu"}
+    _require_parameters(name, {key: v for key, v in (defaults | parameters).items() if is_known(v)})
+    return jax.tree_util.Partial(function, **parameters)
+
+
+def _require_parameters(name: str, known: dict) -> None:
+    """Refuse values out of range, among those that are not traced."""
+    for key, value in known.items():
+        low, high, why = _RANGES[key]
+        if key == "width" and name == "enhanced":
+            low, why = 0.02, "the finest that the quadrature over mu resolves is 0.02"
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not (low <= number <= high and number < math.inf and number not in _OPEN.get(key, ())):
+            raise InputError(f"{key} of the family {name!r} of D_mumu must not be {value!r}: {why}")
+    regular = known.get({"quasi-linear": "floor", "broadened": "width"}.get(name), 1.0)
+    if "index" in known and known["index"] >= 2 and regular == 0:
+        key = "floor" if name == "quasi-linear" else "width"
+        raise InputError(
+            f"kappa_par diverges for index q = {float(known['index']):g} of the family {name!r} of D_mumu with {key} 0 "
+            f"(q >= 2): give a smaller q, or a {key} above 0"
+        )
+
+
+_RANGES = {
+    "rate": (0.0, math.inf, "a rate is positive, or no particle turns round and kappa_par diverges"),
+    "index": (1.0, math.inf, "the index q of the turbulence is at least 1, and below 2 or kappa_par diverges"),
+    "floor": (0.0, math.inf, "a floor is not negative; D_mumu would be, and kappa_par diverge for all q"),
+    "width": (0.0, math.inf, "a width is not negative; at 0 kappa_par diverges for q >= 2"),
+    "strength": (-1.0, math.inf, "it is above -1, where D_mumu vanishes and kappa_par diverges as it does for q >= 2"),
+    "centre": (0.0, 1.0, "the centre is a value of |mu|, from 0 to 1"),
+}
+"""Least and greatest value, and why."""
+
+_OPEN = {"rate": (0.0,), "strength": (-1.0,)}
+"""Ends of the ranges that do not belong to them."""
 
 
 def _power(x: Array, exponent) -> Array:
@@ -101,8 +174,8 @@ def parallel_diffusion(scattering: Scattering, speed: Float[ArrayLike, ""] = 1.0
     References:
         Hasselmann & Wibberenz (1970), ApJ 162, 1049.
     """
-    mu, weight, ratio = _nodes_and_ratio(scattering)
-    return speed**2 / 8 * jnp.sum(weight * ratio * (1 - mu**2))
+    mu, weight = nodes()
+    return speed**2 / 8 * jnp.sum(weight * ratios(scattering, mu) * (1 - mu**2))
 
 
 def legendre_moments(scattering: Scattering, l_max: int) -> Float[Array, " degree"]:
@@ -113,14 +186,33 @@ def legendre_moments(scattering: Scattering, l_max: int) -> Float[Array, " degre
 
     Args:
         scattering: D_mumu.
-        l_max: Highest degree, at least 1.
+        l_max: Highest degree, from 1 to 150.
+
+    Raises:
+        InputError: If l_max is out of that range.
     """
-    if isinstance(l_max, bool) or not isinstance(l_max, int | np.integer) or l_max < 1:
-        raise InputError(f"l_max of a pitch-angle profile must be a whole number of at least 1, not {l_max!r}")
-    mu, weight, ratio = _nodes_and_ratio(scattering)
-    slope = jnp.asarray(_legendre_slopes(mu, l_max))
+    _require_degree(l_max)
+    mu, weight = nodes()
+    return jnp.sum(slopes(l_max) * (weight * ratios(scattering, mu)), axis=(1, 2))
+
+
+def relative_profile(scattering: Scattering, l_max: int) -> Float[Array, " degree"]:
+    r"""p_l of the sky profile $\delta I(n) = s \sum_l p_l P_l(n \cdot B)$ for l = 1 .. l_max, with p_1 = 1.
+
+    $p_l = (-1)^{l+1} \frac{2l + 1}{3} G_l / G_1$, the sign by mu = -n . B, and s is the strength of the dipole along B:
+    3 kappa_par (d_z ln n) / v, positive where the density rises along +B. s p_l is the same in any unit of time, and
+    C_l / C_1 = (G_l / G_1)^2 = (3 p_l / (2l + 1))^2. Even l vanish where D is even.
+
+    Args:
+        scattering: D_mumu.
+        l_max: Highest degree, from 1 to 150.
+
+    Raises:
+        InputError: If l_max is out of that range.
+    """
+    moments = legendre_moments(scattering, l_max)
     degree = jnp.arange(1, l_max + 1)
-    return slope @ (weight * ratio * (1 - mu**2)) / (degree * (degree + 1))
+    return (-1.0) ** (degree + 1) * (2 * degree + 1) / 3 * (moments / moments[0])
 
 
 def profile(mu: Float[ArrayLike, "*mu"], scattering: Scattering) -> Float[Array, "*mu"]:
@@ -134,14 +226,38 @@ def profile(mu: Float[ArrayLike, "*mu"], scattering: Scattering) -> Float[Array,
         scattering: D_mumu.
     """
     mu = jnp.asarray(mu, float)
-    x, weight = (jnp.asarray(a) for a in _half_nodes())
+    x, weight = (jnp.asarray(each[0]) for each in nodes())
 
     def integral(end):
-        at = end * x
-        return end * jnp.sum(weight * _ratio(scattering, at))
+        return end * jnp.sum(weight * ratios(scattering, end * x))
 
     flat = jax.vmap(integral)(mu.reshape(-1))
     return (flat / integral(jnp.asarray(1.0))).reshape(mu.shape)
+
+
+def aligned_sky(
+    relative: Float[ArrayLike, " degree"], field: Float[ArrayLike, "3"], strength: Real[ArrayLike, ""] = 1.0
+) -> Float[Array, " coefficient"]:
+    r"""Multipoles of $s \sum_l p_l P_l(n \cdot B)$, real basis of `diffcr.harmonics`.
+
+    All m take part where B is not the pole of the frame.
+
+    $s_{lm} = \frac{4 \pi}{2l + 1} s\, p_l R_{lm}(B)$: C_l = 4 pi s^2 p_l^2 / (2l + 1)^2.
+
+    Args:
+        relative: p_l of l = 1 .. l_max, as of `relative_profile`.
+        field: Unit vector B, shape (3,), in the frame of the result.
+        strength: s, the dipole along B, where p_1 = 1.
+
+    Returns:
+        Coefficients, shape ((l_max + 1)^2,), zero for l = 0.
+    """
+    relative, field = jnp.asarray(relative, float), jnp.asarray(field, float)
+    degree, _ = degrees_and_orders(relative.shape[0])
+    # The value of a field is linear in its coefficients: the basis at B is its gradient.
+    basis = jax.grad(evaluate_at)(jnp.zeros(len(degree)), field)
+    size = 4 * jnp.pi * strength * relative / (2 * jnp.arange(1, relative.shape[0] + 1) + 1)
+    return jnp.concatenate([jnp.zeros(1), size])[degree] * basis
 
 
 def sky_coefficients(
@@ -167,105 +283,12 @@ def sky_coefficients(
     Returns:
         Coefficients, shape ((l_max + 1)^2,), zero for l = 0.
     """
-    from .harmonics import evaluate_at
-
-    field = jnp.asarray(field, float)
-    moments = legendre_moments(scattering, l_max)
-    degree = np.repeat(np.arange(l_max + 1), 2 * np.arange(l_max + 1) + 1)
-    basis = jax.vmap(lambda unit: evaluate_at(unit, field))(jnp.eye(len(degree)))
-    size = jnp.concatenate([jnp.zeros(1), jnp.pi * speed * gradient * moments * (-1.0) ** (jnp.arange(l_max))])
-    return size[degree] * basis
+    strength = 3 * parallel_diffusion(scattering, speed) * gradient / speed
+    return aligned_sky(relative_profile(scattering, l_max), field, strength)
 
 
-def relaxation(
-    initial: Float[ArrayLike, " cell"], scattering: Scattering, time: Float[ArrayLike, "*time"]
-) -> Float[Array, "*time cell"]:
-    r"""Solution of $\partial_t f = \partial_\mu (D\, \partial_\mu f)$ from initial means over equal cells of mu.
-
-    Finite volumes: the flux between two cells is (1 - mu^2) at their face times their difference over the integral of
-    (1 - mu^2) / D between their centres, so that a D that vanishes at mu = 0 is taken as it is. The particle number is
-    conserved to rounding, and the matrix is
-    symmetric: the exact exponential comes from its eigenvectors. Errors fall as 1 / cells^2 for smooth D.
-
-    Args:
-        initial: Mean of f in equal cells of mu from -1 to 1, shape (cell,); an even number puts a face at mu = 0.
-        scattering: D_mumu.
-        time: Times, in the unit of 1 / D.
-
-    Returns:
-        Means of f in the cells, shape (*time, cell).
-    """
-    initial, time = jnp.asarray(initial, float), jnp.asarray(time, float)
-    cells = initial.shape[0]
-    width = 2 / cells
-    face = jnp.linspace(-1, 1, cells + 1)[1:-1]
-    x, weight = (jnp.asarray(a) for a in _half_nodes())
-    halves = jnp.stack([face[:, None] - width / 2 * x, face[:, None] + width / 2 * x])
-    ratio = _ratio(scattering, halves.reshape(-1)).reshape(halves.shape)
-    flow = (1 - face**2) / (jnp.sum(weight * ratio, axis=(0, 2)) * width**2 / 2)
-    matrix = jnp.diag(flow, 1) + jnp.diag(flow, -1)
-    matrix = matrix - jnp.diag(jnp.sum(matrix, axis=1))
-    rates, modes = jnp.linalg.eigh(matrix)
-    return jnp.exp(time[..., None] * rates) * (modes.T @ initial) @ modes.T
-
-
-def require_scattering(scattering: Scattering) -> Scattering:
-    """The same D_mumu, once its values were looked at.
-
-    Raises:
-        InputError: If D is not finite and positive inside (-1, 1), or vanishes at mu = 0 so fast that kappa_par
-        diverges.
-    """
-    mu = np.concatenate([_half_nodes()[0], -_half_nodes()[0]])
-    mu = mu[(np.abs(mu) < 1 - 1e-9) & (np.abs(mu) > 1e-60)]
-    values = scattering(jnp.asarray(mu))
-    if not is_known(values):
-        return scattering
-    values = np.asarray(values)
-    bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
-    if bad.size:
+def _require_degree(l_max: int) -> None:
+    if isinstance(l_max, bool) or not isinstance(l_max, int | np.integer) or not 1 <= l_max <= 150:
         raise InputError(
-            f"D_mumu must be positive inside (-1, 1), not {values[bad[0]]:g} at mu = {mu[bad[0]]:.3g}: no particle "
-            "turns round there, and kappa_par diverges; add a floor"
+            f"l_max of a pitch-angle profile must be a whole number of at least 1, at most 150, not {l_max!r}"
         )
-    small = np.array([1e-8, 1e-7])
-    steepness = np.diff(np.log(np.asarray(scattering(jnp.asarray(small))))).item() / np.log(10)
-    if steepness > 0.999:
-        raise InputError(
-            f"D_mumu falls as |mu|^{steepness:.2f} towards mu = 0, where kappa_par diverges for a power of 1 or more "
-            "(q >= 2 of quasi-linear theory); give a smaller q, or a floor"
-        )
-    return scattering
-
-
-# Quadrature ---------------------------------------------------------------------------------------------------
-
-
-def _half_nodes() -> tuple[np.ndarray, np.ndarray]:
-    """Double-exponential nodes and weights on [0, 1] (Takahasi & Mori 1974), for integrands singular at either end."""
-    # Down to x = 1e-275: of an integrand x^-0.9 a tenth of the decades counts.
-    t = np.linspace(-6.0, 3.4, 189)
-    argument = np.pi / 2 * np.sinh(t)
-    x = 1 / (1 + np.exp(-2 * argument))
-    weight = (t[1] - t[0]) * np.pi * np.cosh(t) * x * (1 - x)
-    return x, weight
-
-
-def _nodes_and_ratio(scattering: Scattering) -> tuple[np.ndarray, np.ndarray, Array]:
-    """Nodes mu on both halves, their weights, and (1 - mu^2) / D there."""
-    x, weight = _half_nodes()
-    mu, weight = np.concatenate([-x, x]), np.concatenate([weight, weight])
-    return mu, weight, _ratio(scattering, jnp.asarray(mu))
-
-
-def _ratio(scattering: Scattering, mu: Array) -> Array:
-    """(1 - mu^2) / D; zero where 1 - mu^2 has rounded to zero, where nothing is missed."""
-    value = scattering(mu)
-    inside = (1 - mu**2 > 1e-14) & (value > 0)
-    return jnp.where(inside, (1 - mu**2) / jnp.where(inside, value, 1.0), 0.0)
-
-
-def _legendre_slopes(mu: np.ndarray, l_max: int) -> np.ndarray:
-    """P_l'(mu) for l = 1 .. l_max, shape (l_max, node)."""
-    series = np.polynomial.legendre
-    return np.stack([series.legval(mu, series.legder([0] * l + [1])) for l in range(1, l_max + 1)])

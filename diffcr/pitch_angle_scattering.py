@@ -21,7 +21,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .errors import InputError
-from .pitch_angle import Scattering, relaxation
+from .pitch_angle import Scattering
+from .pitch_angle_relaxation import relaxation
 from .resampling import Estimate, jackknife
 from .trajectory import Means, integrate
 from .transport import require_field
