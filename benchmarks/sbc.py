@@ -58,6 +58,13 @@ SETUPS = {
         "events": 1e6,
         "energies": 2,
     },
+    "small-scale": {
+        "model": "small-scale",
+        "l_max": 4,
+        "priors": {"scale": 0.02, "median": 1e-5, "spread": 1.0},
+        "sites": ["IceCube", "HAWC"],
+        "events": 3e6,
+    },
     # Not from the prior: is a dipole of 1e-3 found where it is, whatever the multipoles above it?
     "multipoles-fixed-dipole": {
         "model": "multipoles",

@@ -42,9 +42,10 @@ from .cli_options import (
     tell_inputs,
 )
 
-ModelOption = Annotated[str, typer.Option(help="dipole, multipoles or local-field.", metavar="MODEL")]
+ModelOption = Annotated[str, typer.Option(help="dipole, multipoles, local-field or small-scale.", metavar="MODEL")]
 Lmax = Annotated[
-    int | None, typer.Option(help="Highest degree (default 1; multipoles 4; local-field with a profile 3).")
+    int | None,
+    typer.Option(help="Highest degree (default 1; multipoles, small-scale 4; local-field with a profile 3)."),
 ]
 Prior = Annotated[
     list[str] | None,
@@ -54,7 +55,10 @@ Prior = Annotated[
         "power-law, cascade, template, fixed), median, slope, spread, template (a CSV file with columns l,C_l,error, "
         "as backtrack writes), template_spread. local-field: transport (projected, tensor), scale, "
         "perpendicular, antisymmetric, velocity (lsr, ism, cmb, none or x,y,z in km/s), velocity_spread (km/s), "
-        "spectral_index, profile_scale. The values in use are written to summary.json.",
+        "spectral_index, profile_scale. small-scale: scale, dipole_scatter, profile (isotropic, quasi-linear, broadened, "
+        "enhanced, none), index, floor, width, strength, centre (LOW,HIGH or a number), power (cascade, power-law, none), "
+        "relaxation (angular-diffusion, isotropic-scattering, bgk), depth (MEDIAN,SPREAD), end (LOW,HIGH), median, spread, "
+        "slope, velocity, velocity_spread, spectral_index. The values in use are written to summary.json.",
         metavar="NAME=VALUE",
     ),
 ]
@@ -264,7 +268,7 @@ def parse_priors(entries: list[str] | None) -> dict:
             raise InputError(f"--prior takes NAME=VALUE such as scale=0.01, not {entry!r}")
         if name in out:
             raise InputError(f"--prior {name} is given twice; leave one out")
-        if name in ("power", "transport", "template"):
+        if name in ("power", "transport", "template", "profile", "relaxation"):
             out[name] = text
         elif name == "velocity" and text in ("lsr", "ism", "cmb", "none"):
             known = {"lsr": lsr_velocity, "ism": interstellar_velocity, "cmb": cosmic_velocity}

@@ -35,10 +35,8 @@ from .likelihood import form_marginals
 from .multipoles import Block, make_block, maximise
 from .prior import Direction, SkyNormal
 from .sky_likelihood import SkyLikelihood, _configuration, _laplace
+from .smoothed import PARETO_LIMIT, error_of_sum, smoothed
 from .specification import Specification
-
-PARETO_LIMIT = 0.7
-"""Above this shape of the weights' tail the estimate of a ring is not to be trusted (Vehtari et al. 2024)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +70,7 @@ class LeaveOneRingOut:
     @property
     def standard_error(self) -> float:
         """Of the total, from the spread over rings: sqrt(n var)."""
-        return _error_of_sum(self.elpd)
+        return error_of_sum(self.elpd)
 
     @property
     def effective_parameters(self) -> float:
@@ -104,11 +102,6 @@ class Ranked(NamedTuple):
     difference: float
     difference_error: float
     unreliable: int
-
-
-def _error_of_sum(values: np.ndarray) -> float:
-    """sqrt(n var) of a sum of n terms (Vehtari, Gelman & Gabry 2017, eq. 23); NaN for a single one."""
-    return math.sqrt(len(values) * np.var(values, ddof=1)) if len(values) > 1 else math.nan
 
 
 def leave_one_ring_out(
@@ -175,7 +168,7 @@ def leave_one_ring_out(
             f"the density of ring {rings[entry]} of {names[entry]} given draw {draw} is not finite: draws must be of "
             "the posterior of these counts, and each group of time bins needs some events; lower rate_bins"
         )
-    elpd, pareto_k = _smoothed(log_density, relative_efficiency)
+    elpd, pareto_k = smoothed(log_density, relative_efficiency)
     mean = special.logsumexp(log_density, axis=0) - math.log(len(log_density))
     return LeaveOneRingOut(
         configuration=tuple(names),
@@ -276,31 +269,6 @@ _laplace_of_each = jax.jit(
 )
 
 
-def _smoothed(log_density: np.ndarray, relative_efficiency: float) -> tuple[np.ndarray, np.ndarray]:
-    """elpd and Pareto k per entry from ln p (draw, entry), by ArviZ of either generation."""
-    import arviz
-    import xarray
-
-    elpd, pareto_k = log_density[0].copy(), np.zeros(log_density.shape[1])
-    # Weights that are all alike, of a model without parameters, have no tail.
-    varied = np.ptp(log_density, axis=0) > 1e-9
-    if not varied.any():
-        return elpd, pareto_k
-    dims = ("chain", "draw", "entry")
-    groups = {
-        "posterior": xarray.Dataset({"draw_number": (dims[:2], np.arange(len(log_density))[None])}),
-        "log_likelihood": xarray.Dataset({"ring": (dims, log_density[None, :, varied])}),
-    }
-    old = int(arviz.__version__.split(".")[0]) < 1
-    data = arviz.InferenceData(**groups) if old else xarray.DataTree.from_dict(groups)
-    with warnings.catch_warnings():
-        # It warns of large k, which is reported ring by ring.
-        warnings.simplefilter("ignore")
-        result = arviz.loo(data, pointwise=True, reff=relative_efficiency)
-    elpd[varied], pareto_k[varied] = np.asarray(result.loo_i if old else result.elpd_i), np.asarray(result.pareto_k)
-    return elpd, pareto_k
-
-
 def compare(results: dict[str, LeaveOneRingOut]) -> list[Ranked]:
     """Models of the same counts, the best first; differences are to the best, ring by ring.
 
@@ -328,7 +296,7 @@ def compare(results: dict[str, LeaveOneRingOut]) -> list[Ranked]:
             results[name].standard_error,
             results[name].effective_parameters,
             float(np.sum(differences[name])),
-            _error_of_sum(differences[name]),
+            error_of_sum(differences[name]),
             len(results[name].unreliable),
         )
         for name in names

@@ -22,6 +22,7 @@ from diffcr.observer import compton_getting_dipole
 from diffcr.transport import diffusion_tensor, fick_dipole
 from diffcr.typing import AnyArray
 
+from .degrees import log_density_of_degrees
 from .prior import Direction, LogRates, cascade_log_power, log_power_prior, sky_normal
 from .sky_likelihood import SkyLikelihood
 
@@ -43,6 +44,17 @@ def counts(sky: SkyLikelihood, theta: Float[AnyArray, "*energy param"], rates: s
         return
     log_rates = numpyro.sample("log_rate", LogRates(sky, theta))
     numpyro.factor("counts", sky.log_likelihood(theta, log_rates))
+
+
+def foretell_degrees(sky: SkyLikelihood, design, mean, scale, offset=0.0) -> None:
+    """Record how well the sky, and each degree l given the others, is foretold by given hyper-parameters.
+
+    For `degrees.leave_one_degree_out`. Arguments as for `prior.sky_normal`. It is computed where draws are written, not
+    while they are made.
+    """
+    whole, each = log_density_of_degrees(sky.information, sky.pull, sky.degree, design, mean, scale, offset)
+    numpyro.deterministic("sky_density", whole)
+    numpyro.deterministic("degree_density", each)
 
 
 def dipole(sky: SkyLikelihood, scale: float = 1.0, rates: str = "sampled") -> None:
@@ -90,6 +102,7 @@ def multipoles(
     scale = jnp.concatenate([jnp.full(1, dipole_scale * DIPOLE_NORM), jnp.exp(0.5 * log_power)])[degree - 1]
     values = numpyro.sample("multipoles", sky_normal(sky, mean, scale, sky.turn))
     counts(sky, sky.turn @ values, rates)
+    foretell_degrees(sky, sky.turn, mean, scale)
     numpyro.deterministic("power", jnp.exp(log_power))
     _name_dipole(values[jnp.array(sky.dipole_places)] / DIPOLE_NORM, dipole_scale)
 
@@ -190,28 +203,35 @@ def local_field(
         nuisance["perpendicular"] = numpyro.deterministic("perpendicular", jnp.exp(low + (high - low) * share))
         if antisymmetric > 0:
             nuisance["antisymmetric"] = numpyro.sample("antisymmetric", dist.Uniform(-antisymmetric, antisymmetric))
-    motion = jnp.zeros(3)
-    if velocity is not None:
-        gamma = spectral_index[0] + spectral_index[1] * numpyro.sample("spectral_index_scaled", dist.Normal(0.0, 1.0))
-        numpyro.deterministic("spectral_index", gamma)
-        beta = jnp.asarray(velocity)
-        if velocity_spread > 0:
-            beta = beta + velocity_spread * numpyro.sample(
-                "velocity_scaled", dist.Normal(0.0, 1.0).expand([3]).to_event(1)
-            )
-            numpyro.deterministic("velocity", beta)
-        motion = compton_getting_dipole(beta, gamma)
+    motion = observed_motion(velocity, velocity_spread, spectral_index)
     design, dipoles = field_design(sky, field, transport, profile_scale is not None, **nuisance)
     offset = sky.to_date[:, 1:4] @ dipole_to_coefficients(motion)[1:]
     widths = _widths(sky, transport, scale, profile_scale)
     values = numpyro.sample("sources", sky_normal(sky, 0.0, widths, design, offset))
     counts(sky, jnp.einsum("epn,n->ep", design, values) + offset, rates)
+    if sky.l_max > 1:
+        foretell_degrees(sky, design, 0.0, widths, offset)
     seen = jnp.einsum("ekn,n->ek", dipoles, values) + motion
     x, y, z = seen[0] if len(sky.energies) == 1 else seen.T
     _name_equatorial(x, y)
     numpyro.deterministic("delta_N", z)
     if profile_scale is not None:
         numpyro.deterministic("profile", values[-(sky.l_max - 1) :])
+
+
+def observed_motion(
+    velocity: Sequence[float] | None, velocity_spread: float, spectral_index: tuple[float, float]
+) -> Float[Array, "3"]:
+    """Compton-Getting dipole (2 + Gamma) beta of a velocity and a spectral index with priors; zero without velocity."""
+    if velocity is None:
+        return jnp.zeros(3)
+    gamma = spectral_index[0] + spectral_index[1] * numpyro.sample("spectral_index_scaled", dist.Normal(0.0, 1.0))
+    numpyro.deterministic("spectral_index", gamma)
+    beta = jnp.asarray(velocity)
+    if velocity_spread > 0:
+        beta = beta + velocity_spread * numpyro.sample("velocity_scaled", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+        numpyro.deterministic("velocity", beta)
+    return compton_getting_dipole(beta, gamma)
 
 
 def field_design(
@@ -308,17 +328,28 @@ def field_stretch(
     offset = sky.to_date[:, 1:4] @ dipole_to_coefficients(motion)[1:]
     widths = _widths(sky, transport, scale, profile_scale)
     ratio = math.sqrt(perpendicular[0] * perpendicular[1])
-    angle = np.linspace(0, np.pi, 96, endpoint=False)
-    points = np.stack([np.cos(angle), np.sin(angle)], axis=-1) if plain else _pixels(nside)
-    d = points.shape[1]
+    d = 2 if plain else 3
 
     def log_evidence(field):
         field = jnp.append(field, jnp.zeros(3 - d))
         design, _ = field_design(sky, field, transport, profile_scale is not None, ratio)
-        normal = sky_normal(sky, 0.0, widths, design, offset)
-        scaled = jnp.eye(len(widths)) + widths[:, None] * normal.information * widths
-        pull = widths * normal.pull
-        return 0.5 * pull @ jnp.linalg.solve(scaled, pull) - 0.5 * jnp.linalg.slogdet(scaled)[1]
+        return log_evidence_of(sky, design, widths, offset)
+
+    return stretch_of(log_evidence, d, nside)
+
+
+def log_evidence_of(sky: SkyLikelihood, design, scale, offset=0.0) -> Float[Array, ""]:
+    """ln of the likelihood integrated over x ~ N(0, scale^2) of theta = design x + offset, in the Gaussian approximation."""
+    normal = sky_normal(sky, 0.0, scale, design, offset)
+    scaled = jnp.eye(len(normal.scale)) + normal.scale[:, None] * normal.information * normal.scale
+    pull = normal.scale * normal.pull
+    return 0.5 * pull @ jnp.linalg.solve(scaled, pull) - 0.5 * jnp.linalg.slogdet(scaled)[1]
+
+
+def stretch_of(log_evidence, d: int, nside: int = 8) -> Float[Array, "axis axis"]:
+    """A stretch for `Direction` from ln of the evidence for a field of unit length, (d,), d = 2 or 3."""
+    angle = np.linspace(0, np.pi, 96, endpoint=False)
+    points = np.stack([np.cos(angle), np.sin(angle)], axis=-1) if d == 2 else _pixels(nside)
 
     def look(stretch, _):
         to = points @ stretch.T

@@ -21,6 +21,14 @@ COORDINATES = {
     "log_perpendicular_scaled",
     "spectral_index_scaled",
     "velocity_scaled",
+    "power_index_scaled",
+    "log_depth_scaled",
+    "end_scaled",
+    "index_scaled",
+    "floor_scaled",
+    "width_scaled",
+    "strength_scaled",
+    "centre_scaled",
 }
 """Sites in which the sampler moves; what they mean is reported under other names."""
 
@@ -28,6 +36,8 @@ _FIXED = {
     "rate": ("observatory", "time"),
     "power": ("l",),
     "profile": ("l",),
+    "aligned_power": ("l",),
+    "degree_density": ("l",),
     "multipoles": ("l", "m"),
     "field_direction": ("axis",),
     "field_axis": ("axis",),

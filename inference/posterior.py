@@ -38,7 +38,7 @@ def sample(
 
     Args:
         counts: The binned data.
-        model: "dipole", "multipoles", "local-field", or a `Specification`.
+        model: "dipole", "multipoles", "local-field", "small-scale", or a `Specification`.
         plan: Chains, steps, seed; default four chains of 500 + 1000.
         folder: Where finished segments are kept, so that a killed run can be resumed; None keeps none.
         resume: Continue the run in the folder.
@@ -82,9 +82,13 @@ def sample_likelihood(
         values |= _angles("field", values["field_direction"])
         prior |= _angles("field", prior["field_direction"])
     if spec.symmetric:
-        values |= fold_axis(values["field_direction"])
         # About the same axis: a prior has none of its own, and folded about one it would look unlike itself.
-        prior |= fold_axis(prior["field_direction"], principal_axis(values["field_direction"]))
+        axis = principal_axis(values["field_direction"])
+        for each in (values, prior):
+            each |= fold_axis(each["field_direction"], axis)
+            if "gradient_strength" in each:
+                along = np.sum(each["field_direction"] * each["field_axis"], axis=-1)
+                each["axis_strength"] = each["gradient_strength"] * along
     predicted = _predicted(counts, sky, values, plan.seed + 2)
     expected = _predicted(counts, sky, prior, plan.seed + 3, prior=True)
     names = Names(counts, sky)

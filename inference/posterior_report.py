@@ -30,6 +30,15 @@ LABELS = {
     "field_declination_deg": "dec of B [deg]",
     "perpendicular": r"$\kappa_\perp / \kappa_\parallel$",
     "antisymmetric": r"$\kappa_A / \kappa_\parallel$",
+    "axis_strength": r"$s$ along B",
+    "depth": r"$\nu T$",
+    "end": r"$\ell_\mathrm{end}$",
+    "power_index": r"$p$ of $C_\ell$",
+    "index": r"$q$",
+    "floor": r"$h$",
+    "width": r"$w$",
+    "strength": r"$S$ of $D_{\mu\mu}$",
+    "centre": r"$c$ of $D_{\mu\mu}$",
 }
 """Names of quantities in pictures; A_perp is the equatorial amplitude."""
 
@@ -45,6 +54,19 @@ _CORNER = {
         "field_declination_deg",
         "perpendicular",
         "antisymmetric",
+    ),
+    "small-scale": (
+        "field_axis_right_ascension_deg",
+        "field_axis_declination_deg",
+        "axis_strength",
+        "depth",
+        "end",
+        "power_index",
+        "index",
+        "floor",
+        "width",
+        "strength",
+        "centre",
     ),
 }
 
@@ -120,7 +142,7 @@ def figures(posterior: Any, counts: Counts, spec: Specification, content: dict) 
         l = draws["l"].values
         power = draws["power"].values
         kept = np.all(np.isfinite(power), axis=(0, 1))
-        spread = spec.prior("power") != "fixed"
+        spread = spec.model == "small-scale" or spec.prior("power") != "fixed"
         out["power"] = posterior_plots.power_bands(
             l[kept],
             power[..., kept] if spread else _realised(draws, l[kept]),

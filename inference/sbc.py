@@ -301,8 +301,10 @@ def _check(spec, sites, acceptances, grid, sets, draws, ranks, batch, dipole) ->
             raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}")
     if ranks > 2 * draws:
         raise InputError(f"{2 * draws} draws cannot give {ranks} to rank among; raise draws or lower ranks")
-    if dipole is not None and spec.model == "local-field":
-        raise InputError("the model local-field makes its dipole from the field; a true dipole can be given for others")
+    if dipole is not None and spec.model in ("local-field", "small-scale"):
+        raise InputError(
+            f"the model {spec.model} makes its dipole from the field; a true dipole can be given for others"
+        )
 
 
 def _expected_events(sites, acceptances, grid, events) -> list[np.ndarray]:
@@ -478,6 +480,8 @@ def _quantities(spec: Specification, sky: SkyLikelihood, values: dict) -> dict[s
     out = {}
     if spec.model == "local-field":
         out |= _field_quantities(spec, sky, values)
+    elif spec.model == "small-scale":
+        out |= _small_scale_quantities(sky, values)
     elif spec.model == "multipoles":
         for k, (l, m) in enumerate(zip(sky.degree, sky.order, strict=True)):
             if l > 1:
@@ -489,7 +493,7 @@ def _quantities(spec: Specification, sky: SkyLikelihood, values: dict) -> dict[s
             if name in values:
                 out[f"hyper/{name}"] = values[name]
     for name in ("delta_0h", "delta_6h", "delta_N", "amplitude"):
-        known = name != "delta_N" or spec.model == "local-field"
+        known = name != "delta_N" or spec.model in ("local-field", "small-scale")
         for e, value in enumerate(jnp.atleast_1d(values[name])):
             out[f"{'sky' if known else 'prior'}/{name}" + (f"[{e}]" if len(sky.energies) > 1 else "")] = value
     return out
@@ -497,9 +501,7 @@ def _quantities(spec: Specification, sky: SkyLikelihood, values: dict) -> dict[s
 
 def _field_quantities(spec: Specification, sky: SkyLikelihood, values: dict) -> dict[str, jax.Array]:
     field = values["field_direction"]
-    out = {}
-    for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)):
-        out[f"sky/B_{'xyz'[i]} B_{'xyz'[j]}"] = field[i] * field[j]
+    out = _axis_quantities(field)
     if "perpendicular" in values:
         out["hyper/ln perpendicular"] = jnp.log(values["perpendicular"])
     if "antisymmetric" in values:
@@ -523,6 +525,30 @@ def _field_quantities(spec: Specification, sky: SkyLikelihood, values: dict) -> 
         for k in range(sky.l_max - 1):
             odd = k % 2 == 1
             out[f"sky/p_{k + 2}" + " B_x" * odd] = values["profile"][k] * (field[0] if odd else 1.0)
+    return out
+
+
+def _axis_quantities(field) -> dict[str, jax.Array]:
+    pairs = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
+    return {f"sky/B_{'xyz'[i]} B_{'xyz'[j]}": field[i] * field[j] for i, j in pairs}
+
+
+def _small_scale_quantities(sky: SkyLikelihood, values: dict) -> dict[str, jax.Array]:
+    field = values["field_direction"]
+    out = _axis_quantities(field)
+    out["sky/strength B_x"] = values["gradient_strength"] * field[0]
+    out["sky/|strength|"] = jnp.abs(values["gradient_strength"])
+    for k, (l, m) in enumerate(zip(sky.degree, sky.order, strict=True)):
+        if l > 1:
+            out[f"sky/a_{l},{m} of date"] = values["theta_of_date"][k]
+    for name in ("power", "aligned_power"):
+        if name in values:
+            for k in range(sky.l_max - 1):
+                if name == "power" or k % 2 == 1:
+                    out[f"hyper/ln {name}_{k + 2}"] = jnp.log(values[name][k])
+    for name in ("depth", "end", "power_index", "index", "floor", "width", "strength", "centre", "spectral_index"):
+        if name in values:
+            out[f"hyper/{name}"] = values[name]
     return out
 
 

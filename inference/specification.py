@@ -14,13 +14,18 @@ from jaxtyping import Array
 
 from diffcr.errors import InputError
 
-from . import models
+from . import models, small_scale_model
 from .data import Counts
 from .multipoles import free_multipoles
 from .prior import SHAPES, log_power_prior, require_positive
 from .sky_likelihood import SkyLikelihood, sky_likelihood
 
-MODELS = {"dipole": models.dipole, "multipoles": models.multipoles, "local-field": models.local_field}
+MODELS = {
+    "dipole": models.dipole,
+    "multipoles": models.multipoles,
+    "local-field": models.local_field,
+    "small-scale": small_scale_model.small_scale,
+}
 """Models by the name that the command line knows."""
 
 _DERIVED = {"sky", "stretch"}
@@ -34,9 +39,9 @@ class Specification:
     """A model, its priors, and how the rates are treated.
 
     Attributes:
-        model: "dipole", "multipoles" or "local-field".
-        l_max: Highest degree; None for the least that the model needs (1, or 4 for multipoles, and 1 for a local
-            field without a profile, else 3).
+        model: "dipole", "multipoles", "local-field" or "small-scale".
+        l_max: Highest degree; None for the least that the model needs (1, or 4 for multipoles and small scales, and 1
+            for a local field without a profile, else 3).
         priors: Arguments of the model function by name; the others keep their defaults.
         concentration: alpha of the Dirichlet prior of the relative rates.
         rate_bins: Free rates per configuration; None for as many as hold 100 events each.
@@ -71,7 +76,7 @@ class Specification:
                 f"the concentration of the rates' Dirichlet prior must be positive and finite, not "
                 f"{self.concentration}; 1 is uniform on the relative rates"
             )
-        {"dipole": _check_dipole, "multipoles": _check_multipoles, "local-field": _check_field}[self.model](self)
+        _CHECKS[self.model](self)
 
     def prior(self, name: str) -> Any:
         """A prior's value, given or default."""
@@ -82,7 +87,7 @@ class Specification:
         """l_max, given or default."""
         if self.l_max is not None:
             return self.l_max
-        if self.model == "multipoles":
+        if self.model in ("multipoles", "small-scale"):
             return 4
         return 3 if self.has_profile else 1
 
@@ -99,16 +104,21 @@ class Specification:
     @property
     def dense(self) -> tuple[str, ...]:
         """Sites that share a dense mass matrix: those that no whitening knows."""
+        if self.model == "small-scale":
+            return ("field", *small_scale_model.HYPER_PARAMETERS)
         return ("field", "antisymmetric", "log_perpendicular_scaled") if self.model == "local-field" else ()
 
     @property
     def target_accept(self) -> float:
         """Mean acceptance that the geometry of the model asks for."""
-        return 0.9 if self.model == "local-field" and self.prior("transport") == "tensor" else 0.8
+        tensor = self.model == "local-field" and self.prior("transport") == "tensor"
+        return 0.9 if tensor or self.model == "small-scale" else 0.8
 
     @property
     def symmetric(self) -> bool:
         """Whether B and -B cannot be told apart whatever the data, so that only the axis is reported (kappa_A = 0)."""
+        if self.model == "small-scale":
+            return True
         return self.model == "local-field" and (
             self.prior("transport") == "projected" or self.prior("antisymmetric") == 0
         )
@@ -138,6 +148,10 @@ class Specification:
             scale = np.broadcast_to(np.asarray(self.prior("profile_scale"), float), (l_max - 1,))
             widths = scale**2 * 4 * np.pi / (2 * np.arange(2, l_max + 1) + 1) ** 2
             precision = np.where(degree > 1, 1 / widths[np.maximum(degree - 2, 0)], 0.0)
+        if self.model == "small-scale":
+            _require_one_energy(counts)
+            power = small_scale_model.fiducial_power(l_max, **self.priors)
+            precision = np.where(degree > 1, 1 / power[np.maximum(degree - 2, 0)], 0.0)
         if acceptance is not None:
             from .acceptance_prior import acceptance_likelihood
 
@@ -148,12 +162,16 @@ class Specification:
 
     def arguments(self, sky: SkyLikelihood) -> dict[str, Array]:
         """What the model takes besides the likelihood that depends on the data: the stretch of the field."""
+        if self.model == "small-scale":
+            return {"stretch": jax.jit(functools.partial(small_scale_model.small_scale_stretch, **self.priors))(sky)}
         if self.model != "local-field":
             return {}
         return {"stretch": jax.jit(functools.partial(models.field_stretch, **self.priors))(sky)}
 
     def mirror(self, sky: SkyLikelihood) -> dict[str, Array] | None:
         """Signs of the move B -> -B, or None where the model has no field."""
+        if self.model == "small-scale":
+            return small_scale_model.small_scale_mirror(sky, **self.priors)
         if self.model != "local-field":
             return None
         pair = self.prior("transport"), self.degree, len(sky.energies)
@@ -200,16 +218,7 @@ def _check_field(spec: Specification) -> None:
         raise InputError(f"the bound of |kappa_A|/kappa_par must not be negative, got {most}")
     if most > 0 and spec.prior("transport") == "projected":
         raise InputError("kappa_A has no meaning for a dipole projected on the field; use the transport tensor")
-    mean, width = spec.prior("spectral_index")
-    if not (math.isfinite(mean) and width >= 0 and math.isfinite(width)):
-        raise InputError(f"the spectral index needs a mean and a width that is not negative, got {mean}, {width}")
-    if not (math.isfinite(spec.prior("velocity_spread")) and spec.prior("velocity_spread") >= 0):
-        raise InputError(f"the spread of the velocity must not be negative, got {spec.prior('velocity_spread')}")
-    velocity = spec.prior("velocity")
-    if velocity is None and spec.prior("velocity_spread") > 0:
-        raise InputError("a spread of the velocity was given, but no velocity; give its mean too, such as 0,0,0")
-    if velocity is not None and not (np.shape(velocity) == (3,) and np.linalg.norm(velocity) < 1):
-        raise InputError(f"the velocity needs three components in units of c, shorter than 1, got {velocity}")
+    _check_motion(spec)
     if spec.has_profile:
         require_positive("the prior scale of the profile", spec.prior("profile_scale"))
         if spec.degree < 2:
@@ -222,3 +231,38 @@ def _check_field(spec: Specification) -> None:
             f"l_max = {spec.degree} without a profile leaves the multipoles above the dipole without a model; give "
             "--profile-scale, or lower --lmax"
         )
+
+
+def _check_motion(spec: Specification) -> None:
+    mean, width = spec.prior("spectral_index")
+    if not (math.isfinite(mean) and width >= 0 and math.isfinite(width)):
+        raise InputError(f"the spectral index needs a mean and a width that is not negative, got {mean}, {width}")
+    if not (math.isfinite(spec.prior("velocity_spread")) and spec.prior("velocity_spread") >= 0):
+        raise InputError(f"the spread of the velocity must not be negative, got {spec.prior('velocity_spread')}")
+    velocity = spec.prior("velocity")
+    if velocity is None and spec.prior("velocity_spread") > 0:
+        raise InputError("a spread of the velocity was given, but no velocity; give its mean too, such as 0,0,0")
+    if velocity is not None and not (np.shape(velocity) == (3,) and np.linalg.norm(velocity) < 1):
+        raise InputError(f"the velocity needs three components in units of c, shorter than 1, got {velocity}")
+
+
+def _check_small_scale(spec: Specification) -> None:
+    small_scale_model.check_small_scale(spec.degree, **spec.priors)
+    _check_motion(spec)
+
+
+def _require_one_energy(counts: Counts) -> None:
+    energies = counts.n_time.shape[1]
+    if energies > 1:
+        raise InputError(
+            f"the model small-scale describes one energy bin, the counts have {energies}: sample one at a time, such as "
+            "with --energy-min and --energy-max"
+        )
+
+
+_CHECKS = {
+    "dipole": _check_dipole,
+    "multipoles": _check_multipoles,
+    "local-field": _check_field,
+    "small-scale": _check_small_scale,
+}

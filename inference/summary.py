@@ -24,8 +24,8 @@ PRIOR_DISTANCE = 0.1
 
 _CIRCULAR = {"right_ascension_deg", "field_right_ascension_deg", "field_axis_right_ascension_deg"}
 _SECRET = _CIRCULAR | {"delta_0h", "delta_6h", "multipoles", "field_direction", "field_axis", "sources"}
-_VECTORS = {"field_direction", "field_axis", "theta_of_date"}
-"""Reported under other names: by angles, or as multipoles of J2000."""
+_VECTORS = {"field_direction", "field_axis", "theta_of_date", "degree_density", "sky_density"}
+"""Reported under other names, by angles or as multipoles of J2000, or of use for comparisons alone."""
 
 
 def summarise(posterior: Any) -> dict:
@@ -75,7 +75,7 @@ def summarise(posterior: Any) -> dict:
         "specification": json.loads(attrs["specification"]),
         "num_events": int(attrs["num_events"]),
         "effective_events": float(attrs["effective_events"]),
-        "observatories": [str(x) for x in draws.get("observatory", np.array([])).values],
+        "observatories": [str(x) for x in draws["observatory"].values] if "observatory" in draws else [],
         "equinox": attrs["equinox"],
         "time_frame": attrs["time_frame"],
         "blinded": blinded,
@@ -98,8 +98,8 @@ def summarise(posterior: Any) -> dict:
     return _finite(content)
 
 
-_SIGNED = {"field_right_ascension_deg", "field_declination_deg"}
-"""Angles of a field that is known up to its sign: those of the axis stand for them."""
+_SIGNED = {"field_right_ascension_deg", "field_declination_deg", "gradient_strength"}
+"""What changes sign with a field that is known up to its sign: angles and strengths along the axis stand for them."""
 
 
 def _components(name: str, array) -> list[tuple[str, np.ndarray, float | None]]:
