@@ -1,5 +1,5 @@
-"""The `diffcr` command: demo, fit, map, estimate, bin, simulate, unblind, sample, calibrate, predict, sources,
-backtrack, lens.
+"""The `diffcr` command: demo, fit, map, estimate, bin, simulate, unblind, sample, compare, calibrate,
+spectrum, predict, sources, backtrack, lens.
 
 Exit codes: 0 done, 2 bad input (one line says what, where and the remedy), 3 finished but not converged,
 130 interrupted.
@@ -19,6 +19,7 @@ import typer
 from diffcr.errors import FitError, InputError
 
 from .cli_backtrack import backtrack
+from .cli_compare import compare
 from .cli_estimate import estimate
 from .cli_lens import lens
 from .cli_map import sky_map
@@ -62,6 +63,7 @@ from .cli_options import (
 )
 from .cli_posterior import calibrate, sample
 from .cli_predict import predict, sources
+from .cli_spectrum import spectrum
 
 _MOST_EVENTS = 1e15
 """Sums of more events than 2^53 are no longer exact."""
@@ -601,7 +603,9 @@ def _azimuth_term(text: str) -> tuple[int, float, float]:
 app.command("map")(sky_map)
 app.command()(estimate)
 app.command()(sample)
+app.command()(compare)
 app.command()(calibrate)
+app.command()(spectrum)
 app.command()(predict)
 app.command()(sources)
 app.command()(backtrack)

@@ -53,12 +53,12 @@ Prior = Annotated[
         "--prior",
         help="A prior of the model by name; may be repeated. dipole: scale. multipoles: dipole_scale, power (free, "
         "power-law, cascade, template, fixed), median, slope, spread, template (a CSV file with columns l,C_l,error, "
-        "as backtrack writes), template_spread. local-field: transport (projected, tensor), scale, "
-        "perpendicular, antisymmetric, velocity (lsr, ism, cmb, none or x,y,z in km/s), velocity_spread (km/s), "
-        "spectral_index, profile_scale. small-scale: scale, dipole_scatter, profile (isotropic, quasi-linear, broadened, "
-        "enhanced, none), index, floor, width, strength, centre (LOW,HIGH or a number), power (cascade, power-law, none), "
-        "relaxation (angular-diffusion, isotropic-scattering, bgk), depth (MEDIAN,SPREAD), end (LOW,HIGH), median, spread, "
-        "slope, velocity, velocity_spread, spectral_index. The values in use are written to summary.json.",
+        "as backtrack writes), template_spread. local-field: transport (projected, tensor), scale, perpendicular, "
+        "antisymmetric, velocity (lsr, ism, cmb, none or x,y,z in km/s), velocity_spread (km/s), spectral_index, "
+        "profile_scale. small-scale: scale, dipole_scatter, profile (isotropic, quasi-linear, broadened, enhanced, "
+        "none), index, floor, width, strength, centre (LOW,HIGH or a number), power (cascade, power-law, none), "
+        "relaxation (angular-diffusion, isotropic-scattering, bgk), depth (MEDIAN,SPREAD), end (LOW,HIGH), median, "
+        "spread, slope, velocity, velocity_spread, spectral_index. The values in use are written to summary.json.",
         metavar="NAME=VALUE",
     ),
 ]
@@ -358,6 +358,7 @@ class Progress:
 
 def describe(summary: dict) -> list[str]:
     """The posterior in a few lines."""
+    small = summary["specification"]["model"] == "small-scale"
     out = [f"events           {summary['num_events']} ({', '.join(summary['observatories']) or 'rates integrated'})"]
     for name in (
         "delta_0h",
@@ -369,6 +370,8 @@ def describe(summary: dict) -> list[str]:
         "field_axis_declination_deg",
         "field_right_ascension_deg",
         "field_declination_deg",
+        "axis_strength",
+        *(("depth", "end", "power_index", "index", "floor", "width", "strength", "centre") if small else ()),
     ):
         entry = summary["parameters"].get(name)
         if entry is None:

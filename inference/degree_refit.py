@@ -9,6 +9,7 @@ import numpyro
 from jaxtyping import Float
 from numpyro import handlers
 
+from .degrees import without_degree
 from .prior import SkyNormal
 from .sampler import Kernel, Plan, natural, sample_segments
 from .sky_likelihood import SkyLikelihood
@@ -30,20 +31,21 @@ def refitted(
         sky: Its likelihood.
         plan: Chains and steps.
     """
-    model = _without_degree(spec)
-    kernel = Kernel(model, plan, None, spec.dense)
+    kernel = Kernel(_hyper_parameters(spec), plan, None, spec.dense)
     kwargs = spec.arguments(sky)
 
     def refit(l: int) -> Float[np.ndarray, "chain draw"]:
-        args = (sky, jnp.asarray(l - 1))
-        draws = sample_segments(kernel, args, kwargs)
-        return natural(kernel, draws.positions, args, kwargs)["foretold"]
+        information, pull, constant = without_degree(sky.information, sky.pull, sky.degree, l)
+        rest = dataclasses.replace(sky, information=information, pull=pull)
+        positions = sample_segments(kernel, (rest,), kwargs).positions
+        whole, part = (natural(kernel, positions, (each,), kwargs)["density"] for each in (sky, rest))
+        return whole - part - float(constant)
 
     return refit
 
 
-def _without_degree(spec: Specification) -> Callable:
-    """The prior of the hyper-parameters with the density of all degrees but one as the only datum."""
+def _hyper_parameters(spec: Specification) -> Callable:
+    """The prior of the hyper-parameters, with the density of the multipoles that they foretell as the only datum."""
     function = dataclasses.replace(spec, rates="laplace").function
 
     def hidden(site) -> bool:
@@ -52,14 +54,13 @@ def _without_degree(spec: Specification) -> Callable:
         return site["is_observed"] or isinstance(site["fn"], SkyNormal) or site["name"] == "delta_N_scaled"
 
     def at_zero(site):
-        # What is integrated out has no value; the densities do not depend on it.
+        # What is integrated out has no value; the density does not depend on it.
         return jnp.zeros(site["fn"].shape()) if site["type"] == "sample" and hidden(site) else None
 
-    def model(sky: SkyLikelihood, place, **kwargs):
+    def model(sky: SkyLikelihood, **kwargs):
         with handlers.block(hide_fn=hidden), handlers.trace() as trace:
             handlers.substitute(function, substitute_fn=at_zero)(sky, **kwargs)
-        whole, each = (trace[name]["value"] for name in ("sky_density", "degree_density"))
-        numpyro.factor("others", whole - each[place])
-        numpyro.deterministic("foretold", each[place])
+        density = numpyro.deterministic("density", trace["sky_density"]["value"])
+        numpyro.factor("multipoles", density)
 
     return model

@@ -82,7 +82,7 @@ def describe(content: dict[str, Any]) -> list[str]:
         if entry["unreliable"]:
             out.append(f"note             {name}: weights fail at l = {', '.join(map(str, entry['unreliable']))}")
     out.append(
-        f"note             {len(content['degree'])} degrees: errors of differences are rough, and one degree may decide it"
+        f"note             {len(content['degree'])} degrees: errors of differences are rough, one degree may decide it"
     )
     return out
 

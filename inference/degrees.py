@@ -49,19 +49,37 @@ def log_density_of_degrees(
     """
     energies, params = pull.shape
     design = jnp.broadcast_to(design, (energies, *jnp.shape(design)[-2:]))
-    count, l = design.shape[-1], np.array(degree)
+    count = design.shape[-1]
     root = design * jnp.broadcast_to(jnp.asarray(scale, float), (count,))
     moved = jnp.einsum("epn,n->ep", design, jnp.broadcast_to(jnp.asarray(mean, float), (count,)))
     centre = moved + jnp.broadcast_to(jnp.asarray(offset, float), (energies, params))
     whole = _log_evidence(information, pull, centre, root)
+    rest = [without_degree(information, pull, degree, l) for l in range(1, max(degree) + 1)]
+    return whole, jnp.stack([whole - _log_evidence(*each[:2], centre, root) - each[2] for each in rest])
 
-    def without(left_out):
-        free = FREE * np.eye(params)[:, l == left_out]
-        number = free.shape[1]
-        blocks = [np.pad(free, ((0, 0), (e * number, (energies - 1 - e) * number))) for e in range(energies)]
-        return _log_evidence(information, pull, centre, jnp.concatenate([root, jnp.asarray(np.stack(blocks))], axis=-1))
 
-    return whole, jnp.stack([whole - without(each) for each in range(1, int(l.max()) + 1)])
+def without_degree(
+    information: Float[AnyArray, "energy param param"],
+    pull: Float[AnyArray, "energy param"],
+    degree: Sequence[int],
+    left_out: int,
+) -> tuple[Float[Array, "energy param param"], Float[Array, "energy param"], Float[Array, ""]]:
+    """What the data say of all degrees but one, free multipoles of that one integrated: information, pull, ln density.
+
+    Args:
+        information, pull: Of the whole, as `SkyLikelihood` has them.
+        degree: l of each parameter.
+        left_out: The degree.
+    """
+    place = np.flatnonzero(np.array(degree) == left_out)
+    information, pull = jnp.asarray(information), jnp.asarray(pull)
+    across, own = information[:, :, place], information[:, place][:, :, place]
+    factor = jnp.linalg.cholesky(own + jnp.eye(len(place)) / FREE**2)
+    solve = jax.vmap(lambda root, x: jax.scipy.linalg.cho_solve((root, True), x))
+    kept = information - jnp.einsum("epk,ekq->epq", across, solve(factor, jnp.swapaxes(across, 1, 2)))
+    weight = solve(factor, pull[:, place])
+    spread = jnp.sum(jnp.log(jnp.diagonal(factor, axis1=1, axis2=2))) + pull.shape[0] * len(place) * math.log(FREE)
+    return kept, pull - jnp.einsum("epk,ek->ep", across, weight), 0.5 * jnp.sum(pull[:, place] * weight) - spread
 
 
 def _log_evidence(information, pull, centre, root) -> Float[Array, ""]:

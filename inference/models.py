@@ -339,7 +339,7 @@ def field_stretch(
 
 
 def log_evidence_of(sky: SkyLikelihood, design, scale, offset=0.0) -> Float[Array, ""]:
-    """ln of the likelihood integrated over x ~ N(0, scale^2) of theta = design x + offset, in the Gaussian approximation."""
+    """ln of the Gaussian likelihood integrated over x ~ N(0, scale^2) of theta = design x + offset."""
     normal = sky_normal(sky, 0.0, scale, design, offset)
     scaled = jnp.eye(len(normal.scale)) + normal.scale[:, None] * normal.information * normal.scale
     pull = normal.scale * normal.pull

@@ -201,7 +201,7 @@ def check_small_scale(l_max: int, **priors: Any) -> None:
     for name, known in (("power", POWERS), ("profile", PROFILES), ("relaxation", tuple(RELAXATION))):
         if given[name] not in known:
             raise InputError(f"{name} of the model small-scale must be one of {', '.join(known)}, not {given[name]!r}")
-    if given["power"] == "none" and given["profile"] == "none":
+    if given["power"] == "none" and given["profile"] in ("none", "isotropic"):
         raise InputError("neither a profile nor turbulent multipoles leaves a dipole alone; use --model local-field")
     for name, what in (("scale", "strength s"), ("median", "median of C_2"), ("spread", "spread of ln C_2")):
         require_positive(f"the prior {what}", given[name])

@@ -255,8 +255,8 @@ def _require_one_energy(counts: Counts) -> None:
     energies = counts.n_time.shape[1]
     if energies > 1:
         raise InputError(
-            f"the model small-scale describes one energy bin, the counts have {energies}: sample one at a time, such as "
-            "with --energy-min and --energy-max"
+            f"the model small-scale describes one energy bin, the counts have {energies}: sample one at a time, "
+            "such as with --energy-min and --energy-max"
         )
 
 

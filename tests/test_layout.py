@@ -15,7 +15,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 CHAIN = "units typing errors clock grid harmonics sky source disc ensemble transport slab propagation".split()
 CHAIN += "observer site detector rate counts composition window grammage".split()
-CHAIN += "cascade_rates cascade_exponential cascade angular_power pitch_angle_quadrature pitch_angle pitch_angle_relaxation random_walk kinetic kinetic_burst".split()
+CHAIN += "cascade_rates cascade_exponential cascade angular_power pitch_angle_quadrature pitch_angle".split()
+CHAIN += "pitch_angle_relaxation random_walk kinetic kinetic_burst".split()
 CHAIN += (
     "spectrum turbulence field_statistics turbulence_grid directions pusher trajectory trajectory_reference".split()
 )
