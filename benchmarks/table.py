@@ -57,6 +57,7 @@ def table() -> str:
     rows += _posterior_rows(results)
     rows += _source_rows(results)
     rows += _trajectory_rows(results)
+    rows += _small_scale_rows(results)
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -102,7 +103,7 @@ def _posterior_rows(results: dict) -> list[tuple[str, str, str]]:
             "`benchmarks/posterior.py`",
         )
     ]
-    for name in ("dipole", "multipoles", "local-field", "local-field_second-seed"):
+    for name in ("dipole", "multipoles", "local-field", "local-field_second-seed", "small-scale"):
         entry = results[f"sbc_{name}"]
         low, high = (entry[f"coverage_{level}"] for level in (68, 95))
         label = name.replace("_", ", ").replace("-seed", " seed")
@@ -183,6 +184,36 @@ def _trajectory_rows(results: dict) -> list[tuple[str, str, str]]:
                 "`benchmarks/representations.py --nside 8`",
             )
         )
+    return rows
+
+
+def _small_scale_rows(results: dict) -> list[tuple[str, str, str]]:
+    if "small_scales" not in results:
+        return []
+    found = results["small_scales"]
+    held = {
+        level: [
+            entry[f"coverage_{level}"]
+            for case in found["recovery"].values()
+            for entry in case.values()
+            if isinstance(entry, dict)
+        ]
+        for level in ("68", "95")
+    }
+    best = found["comparison"]
+    rows = [
+        (
+            f"parameters of cascade, profile, both, power law from C_l, full and cut sky, {found['skies']} skies each",
+            f"68 % intervals hold {min(held['68']):.0%} to {max(held['68']):.0%}, 95 % ones {min(held['95']):.0%} to "
+            f"{max(held['95']):.0%}",
+            "`benchmarks/small_scales.py`",
+        ),
+        (
+            f"of cascade, power law and profile the true one foretells degrees best, {found['skies']} skies each",
+            ", ".join(f"{entry['best'][name]:.0%}" for name, entry in best.items()),
+            "`benchmarks/small_scales.py`",
+        ),
+    ]
     return rows
 
 

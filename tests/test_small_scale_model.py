@@ -230,6 +230,21 @@ def test_the_stretch_reaches_for_where_the_field_is(sky):
     assert abs((np.degrees(np.arctan2(vectors[1, 2], vectors[0, 2])) - 31 + 90) % 180 - 90) < 15
 
 
+def test_the_geometry_is_that_of_the_data_whatever_the_model():
+    """A profile alone has no even degrees, and an ended cascade nothing beyond: the information is that of the counts."""
+    others = {"profile": "none", "end": (2.0, 2.5)}, {"profile": "none", "depth": (1e-4, 1.0)}
+    models = ({}, {"power": "none"}, *others)
+    make = lambda priors: Specification("small-scale", L_MAX, priors, rate_bins=4).likelihood(part(), nodes=16)
+    skies = [make(priors) for priors in models]
+    for each in skies[1:]:
+        np.testing.assert_allclose(
+            each.information, skies[0].information, rtol=0.1, atol=1e-3 * skies[0].information.max()
+        )
+        measured = [np.linalg.solve(s.information[0], s.pull[0]) for s in (each, skies[0])]
+        width = np.sqrt(np.diag(np.linalg.inv(skies[0].information[0])))
+        np.testing.assert_allclose((measured[0] - measured[1]) / width, 0, atol=0.3)
+
+
 # Misuse -------------------------------------------------------------------------------------------------------
 
 
