@@ -185,7 +185,7 @@ def fiducial_power(l_max: int, **priors: Any) -> Float[np.ndarray, " l"]:
         shape = _profile_shape(given["profile"], {n: given[n] for n in _PARAMETERS}, l_max, sampled=False)
         l = np.arange(2, l_max + 1)
         total = total + 4 * np.pi / (2 * l + 1) ** 2 * (given["scale"] * np.asarray(shape)[1:]) ** 2
-    # Even degrees of a profile have none, and a cascade past its end next to none: an infinite precision is no geometry.
+    # Even degrees of a profile have none, and a cascade past its end next to none: an infinite precision breaks it.
     return np.maximum(total, 1e-4 * total.max())
 
 

@@ -231,7 +231,7 @@ def test_the_stretch_reaches_for_where_the_field_is(sky):
 
 
 def test_the_geometry_is_that_of_the_data_whatever_the_model():
-    """A profile alone has no even degrees, and an ended cascade nothing beyond: the information is that of the counts."""
+    """A profile has no even degrees, and an ended cascade nothing beyond: the information is that of the counts."""
     others = {"profile": "none", "end": (2.0, 2.5)}, {"profile": "none", "depth": (1e-4, 1.0)}
     models = ({}, {"power": "none"}, *others)
     make = lambda priors: Specification("small-scale", L_MAX, priors, rate_bins=4).likelihood(part(), nodes=16)
