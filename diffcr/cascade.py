@@ -51,6 +51,7 @@ def nearest_neighbour_power(
         C_l of l = 1 .. l_max, in the unit of `first`, shape (l_max,). NaN where rates * depth is above 1e12.
 
     Raises:
+        InputError: If l_max is below 2, or a known rate or depth is negative or not finite.
         RuntimeError: Without 64-bit floats; the smallest C_l would vanish.
 
     References:
@@ -58,7 +59,7 @@ def nearest_neighbour_power(
     """
     require_float64("the cascade of angular power")
     degree = jnp.arange(1.0, l_max + 1)
-    rates = degree * (degree + 1) if rates is None else jnp.asarray(rates, float)
+    rates, depth = require_rates(l_max, rates), require_depth(depth)
     return 3 * first / (2 * degree + 1) * chain_exponential(rates * depth)[:, 0]
 
 
@@ -171,6 +172,7 @@ def evolve(
         C_l of l = 1 .. l_max, shape (l_max,). NaN where rates * time is above 1e12.
 
     Raises:
+        InputError: If rates and loss are not those of `require_rate_matrix`, or a known time is negative.
         RuntimeError: Without 64-bit floats.
 
     References:
@@ -178,7 +180,9 @@ def evolve(
         the entrywise accuracy of such exponentials.
     """
     require_float64("the cascade of angular power")
-    rates = jnp.asarray(rates, float)
+    rates = jnp.asarray(require_rate_matrix(rates, loss), float)
+    if is_known(time) and not np.all(np.asarray(time) >= 0):
+        raise InputError(f"the time of an evolution must not be negative, got {time}: it loses what was there before")
     number = 2 * jnp.arange(1.0, rates.shape[0] + 1) + 1
     leak = jnp.zeros_like(number) if loss is None else loss - jnp.sum(rates, axis=1)
     return (number * power) @ transitions(rates * time, leak * time) / number

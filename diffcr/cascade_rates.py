@@ -99,9 +99,20 @@ def lost_share(depth: Real[ArrayLike, "*depth"]) -> Float[Array, "*depth"]:
     $$ 1 - S(T) = e^{T/4} \Big(\frac{\pi}{T}\Big)^{3/2} \sum_{n \ge 0} (-1)^n (2n + 1) e^{-(n + 1/2)^2 \pi^2 / T}: $$
 
     all power is there until nu T of some 0.1, and then it goes rapidly.
+
+    Raises:
+        InputError: If a known depth is negative or not a number.
     """
-    depth = jnp.asarray(depth, float)
+    depth = _depths(depth)
     return jnp.where(depth < _CROSSING, _lost_early(depth), 1 - _late(depth))
+
+
+def _depths(depth) -> Array:
+    if is_known(depth) and not np.all(np.asarray(depth) >= 0):
+        raise InputError(
+            f"the depth nu T of a cascade must not be negative, got {depth}: give the time in units of 1 / nu"
+        )
+    return jnp.asarray(depth, float)
 
 
 _CROSSING = 1.0
@@ -209,7 +220,8 @@ def _of_function(function: Callable) -> SumRule:
         return SumRule(None, "the rates do not grow steadily at large l: whether sum 1 / nu_l diverges is open", np.nan)
     power, logarithms = growth
     how = _in_words(power, logarithms)
-    if power == 1 and abs(logarithms - 1) < 0.1:
+    # A small power of log l cannot be told from l to a power just above 1, whose sum converges.
+    if power == 1 and (abs(logarithms - 1) < 0.1 or 0 < logarithms < 0.1):
         return SumRule(None, f"the rates {how} at large l: sum 1 / nu_l is at the edge of divergence", np.nan)
     if power < 1 or (power == 1 and logarithms < 1):
         reason = f"the rates {how} at large l, so that sum 1 / nu_l diverges and power never gets to the end"

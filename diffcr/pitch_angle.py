@@ -171,9 +171,13 @@ def parallel_diffusion(scattering: Scattering, speed: Float[ArrayLike, ""] = 1.0
         scattering: D_mumu, even or not.
         speed: v, in the unit of length that kappa is wanted in.
 
+    Raises:
+        InputError: If D is not one for which kappa_par is finite; see `require_scattering`.
+
     References:
         Hasselmann & Wibberenz (1970), ApJ 162, 1049.
     """
+    require_scattering(scattering, resolved=False)
     mu, weight = nodes()
     return speed**2 / 8 * jnp.sum(weight * ratios(scattering, mu) * (1 - mu**2))
 
@@ -191,6 +195,7 @@ def legendre_moments(scattering: Scattering, l_max: int) -> Float[Array, " degre
     Raises:
         InputError: If l_max is out of that range.
     """
+    require_scattering(scattering, resolved=False)
     _require_degree(l_max)
     mu, weight = nodes()
     return jnp.sum(slopes(l_max) * (weight * ratios(scattering, mu)), axis=(1, 2))
@@ -224,7 +229,11 @@ def profile(mu: Float[ArrayLike, "*mu"], scattering: Scattering) -> Float[Array,
     Args:
         mu: Pitch-angle cosines, any shape.
         scattering: D_mumu.
+
+    Raises:
+        InputError: If D is not one for which kappa_par is finite; see `require_scattering`.
     """
+    require_scattering(scattering, resolved=False)
     mu = jnp.asarray(mu, float)
     x, weight = (jnp.asarray(each[0]) for each in nodes())
 

@@ -102,8 +102,12 @@ def _fixed(table: np.ndarray) -> np.ndarray:
 # Checks -------------------------------------------------------------------------------------------------------
 
 
-def require_scattering(scattering: Scattering) -> Scattering:
+def require_scattering(scattering: Scattering, resolved: bool = True) -> Scattering:
     """The same D_mumu, once its values were looked at; one whose parameters are traced passes.
+
+    Args:
+        scattering: D_mumu.
+        resolved: Whether to refuse features that the quadrature does not resolve, too.
 
     Raises:
         InputError: If D is not finite and positive inside (-1, 1); if it vanishes so fast at mu = 0 or anywhere else
@@ -123,6 +127,8 @@ def require_scattering(scattering: Scattering) -> Scattering:
     for least in _deepest(scattering, mu, values / (1 - mu**2)):
         _require_steepness(scattering, least, 1e-9)
     _require_ends(scattering)
+    if not resolved:
+        return scattering
     mu, weight = nodes()
     part = weight * (1 - mu**2) * np.asarray(ratios(scattering, mu))
     # Without every second node: an error far above that of all.

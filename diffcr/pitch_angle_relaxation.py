@@ -23,7 +23,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from .errors import InputError, is_known
-from .pitch_angle_quadrature import STEP, Scattering, nodes, ratios, slopes
+from .pitch_angle_quadrature import STEP, Scattering, nodes, ratios, require_scattering, slopes
 
 _CELL_STEP = 2 * STEP
 """Of the quadrature within one cell."""
@@ -82,6 +82,7 @@ def cell_modes(scattering: Scattering, faces: Float[ArrayLike, " face"]) -> Mode
     Raises:
         InputError: If faces do not ascend from -1 to 1.
     """
+    require_scattering(scattering, resolved=False)
     faces = _require_faces(faces)
     width = jnp.asarray(np.diff(faces))
     gaps = _gaps(scattering, faces)
@@ -107,6 +108,7 @@ def legendre_modes(scattering: Scattering, l_max: int) -> Modes:
     Raises:
         InputError: If l_max is out of range.
     """
+    require_scattering(scattering, resolved=False)
     times, modes = _eigen(-time_matrix(scattering, l_max))
     degree = np.arange(l_max + 1)
     functions = jnp.zeros((l_max + 1, l_max + 1)).at[0, 0].set(1.0).at[1:, 1:].set(modes.T)

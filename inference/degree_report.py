@@ -43,7 +43,11 @@ def compare_folders(
     Raises:
         InputError: If a folder has no posterior, two have one name, or the posteriors are not of the same data.
     """
-    names = [Path(folder).resolve().name for folder in folders]
+    places = [Path(folder).resolve() for folder in folders]
+    same = [place for place in places if places.count(place) > 1]
+    if same:
+        raise InputError(f"{same[0].name} is given twice: leave one out")
+    names = [place.name for place in places]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise InputError(f"two folders are named {sorted(twice)[0]!r}: rename one, their names stand for the models")
@@ -111,6 +115,8 @@ def figure(content: dict[str, Any]):
 
 def _read(folder: Path) -> Any:
     path = folder / "posterior.nc"
+    if not path.is_file():
+        raise InputError(f"{folder}: holds no posterior.nc; give the output folder of diffcr sample")
     try:
         with xr.open_datatree(path, engine="h5netcdf") as stored:
             return stored.load()
@@ -162,7 +168,8 @@ def _summary(posterior: Any, result: LeaveOneDegreeOut) -> dict[str, Any]:
         "elpd": result.total,
         "elpd_by_degree": result.elpd.tolist(),
         "p_loo": float(np.sum(result.p_loo)),
-        "pareto_k": result.pareto_k.tolist(),
+        # Null where a refit was not to be trusted either.
+        "pareto_k": [float(k) if np.isfinite(k) else None for k in result.pareto_k],
         "refitted": list(result.refitted),
         "unreliable": list(result.unreliable),
     }

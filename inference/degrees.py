@@ -153,30 +153,46 @@ def leave_one_degree_out(
     again = []
     for place in np.flatnonzero(~(pareto_k <= PARETO_LIMIT)) if refit else ():
         found = refit(int(degree[place]))
-        elpd[place], pareto_k[place] = bridged(log_density[:, place], np.ravel(found)), 0.0
+        elpd[place], error = bridged(values[..., place], found)
         again.append(int(degree[place]))
+        # A refit is trusted where its chains agree and the two sets of draws meet.
+        trusted = error < _BRIDGE_ERROR and _split_r_hat(found) < _REFIT_R_HAT
+        pareto_k[place] = 0.0 if trusted else np.inf
     mean = np.logaddexp.reduce(log_density, axis=0) - math.log(len(log_density))
     return LeaveOneDegreeOut(degree, elpd, mean - elpd, pareto_k, tuple(again))
 
 
-def bridged(with_degree: Float[np.ndarray, " draw"], without: Float[np.ndarray, " other"]) -> float:
-    """ln p(d_l | d_-l), from ln p(d_l | d_-l, phi) of draws of phi given all degrees, and of draws given all but l.
+_BRIDGE_ERROR, _REFIT_R_HAT = 0.5, 1.05
+"""Above these a refit is not trusted."""
 
-    Bennett's acceptance ratio: of all estimates from both sets of draws that of the least variance, and good where
-    hardly any draw of one set would be one of the other.
+
+def bridged(
+    with_degree: Float[np.ndarray, "chain draw"], without: Float[np.ndarray, "other_chain other_draw"]
+) -> tuple[float, float]:
+    """ln p(d_l | d_-l) and its standard error, from ln p(d_l | d_-l, phi) of draws given all degrees, and all but l.
+
+    Bennett's acceptance ratio: of all estimates from both sets of draws that of the least variance. The error counts
+    effective draws; it is itself too small where hardly any draw of one set would be one of the other.
 
     References:
         Bennett (1976), J. Comput. Phys. 22, 245; Meng & Wong (1996), Stat. Sinica 6, 831.
     """
-    log_ratio = math.log(len(with_degree) / len(without))
+    one, other = (np.asarray(each, float) for each in (with_degree, without))
+    log_ratio = math.log(one.size / other.size)
 
-    def excess(c: float) -> float:
-        return float(
-            np.sum(special.expit(without - c + log_ratio)) - np.sum(special.expit(c - with_degree - log_ratio))
-        )
+    def parts(c: float) -> tuple[np.ndarray, np.ndarray]:
+        return special.expit(c - one - log_ratio), special.expit(other - c + log_ratio)
 
-    low, high = min(with_degree.min(), without.min()) - 50, max(with_degree.max(), without.max()) + 50
-    return float(optimize.brentq(excess, low, high, xtol=1e-6))
+    low, high = min(one.min(), other.min()) - 50, max(one.max(), other.max()) + 50
+    found = float(optimize.brentq(lambda c: float(np.subtract(*(x.sum() for x in parts(c)))), low, high, xtol=1e-6))
+    variance = sum(np.var(x) / (np.mean(x) ** 2 * x.size * _relative_efficiency(x[..., None])) for x in parts(found))
+    return found, float(np.sqrt(variance))
+
+
+def _split_r_hat(values: Float[np.ndarray, "chain draw"]) -> float:
+    import arviz
+
+    return float(arviz.rhat(values)) if np.ptp(values) > 1e-9 else 1.0
 
 
 def _relative_efficiency(values: Float[np.ndarray, "chain draw l"]) -> float:

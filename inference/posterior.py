@@ -115,6 +115,7 @@ def _attributes(counts: Counts, sky: SkyLikelihood, spec: Specification, plan: P
     return {
         "software": f"diffcr {diffcr.__version__}",
         "specification": json.dumps(spec.header()),
+        "priors": json.dumps(spec.priors_in_use()),
         "model": spec.model,
         "l_max": spec.degree,
         "symmetric": int(spec.symmetric),

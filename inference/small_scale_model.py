@@ -201,6 +201,7 @@ def check_small_scale(l_max: int, **priors: Any) -> None:
     for name, known in (("power", POWERS), ("profile", PROFILES), ("relaxation", tuple(RELAXATION))):
         if given[name] not in known:
             raise InputError(f"{name} of the model small-scale must be one of {', '.join(known)}, not {given[name]!r}")
+    _require_used(priors, given)
     if given["power"] == "none" and given["profile"] in ("none", "isotropic"):
         raise InputError("neither a profile nor turbulent multipoles leaves a dipole alone; use --model local-field")
     for name, what in (("scale", "strength s"), ("median", "median of C_2"), ("spread", "spread of ln C_2")):
@@ -209,8 +210,10 @@ def check_small_scale(l_max: int, **priors: Any) -> None:
         raise InputError(f"the scatter of the dipole must not be negative, got {given['dipole_scatter']}")
     if not math.isfinite(given["slope"]):
         raise InputError(f"the slope of the prior C_l must be finite, not {given['slope']}")
-    _check_pair("depth", given["depth"], "a median and a spread of its logarithm, both positive, such as 0.3,1")
-    require_positive("the prior median of the depth nu T and the spread of its logarithm", given["depth"])
+    what = "a median of nu T and a spread of its logarithm, both positive, such as 0.3,1"
+    _check_pair("depth", given["depth"], what)
+    if not (np.all(np.isfinite(given["depth"])) and min(given["depth"]) > 0):
+        raise InputError(f"the prior depth takes {what}, not {given['depth'][0]},{given['depth'][1]}")
     if given["end"] is not None:
         _check_pair("end", given["end"], "two degrees, such as 2,20")
         low, high = given["end"]
@@ -218,10 +221,29 @@ def check_small_scale(l_max: int, **priors: Any) -> None:
             raise InputError(
                 f"the end of a cascade lies between two degrees of at least 2, lower one first, not {low}, {high}"
             )
-        if given["power"] != "cascade":
-            raise InputError(f"an end goes with the power cascade, not {given['power']!r}; leave it out")
     if given["profile"] != "none":
         _check_family(given)
+
+
+def _require_used(priors: dict, given: dict) -> None:
+    """Refuse a prior that the chosen profile or power does not have: it would be silently without effect."""
+    own = FAMILIES[given["profile"]][1] if given["profile"] in FAMILIES else ()
+    of_power = {
+        "cascade": ("relaxation", "depth", "end", "median", "spread"),
+        "power-law": ("slope", "median", "spread"),
+        "none": (),
+    }
+    for choice, used, all_of in (
+        ("profile", own, _PARAMETERS),
+        ("power", of_power[given["power"]], ("relaxation", "depth", "end", "median", "spread", "slope")),
+    ):
+        for name in all_of:
+            if name in priors and name not in used and not (name == "end" and priors[name] is None):
+                has = f"it has {', '.join(used)}" if used else "it has none"
+                raise InputError(
+                    f"the prior {name} is not used with {choice} {given[choice]} ({has}): leave it out, or choose "
+                    f"another {choice}"
+                )
 
 
 def _check_pair(name: str, value, remedy: str) -> None:
@@ -329,7 +351,8 @@ def cascade_shape(
     rates = relaxation_rates(relaxation, l_max)
     if end is not None:
         rates = ended_rates(rates, end)
-    power = nearest_neighbour_power(1.0, depth, l_max, rates)[1:]
+    # Later the shape no longer changes, but with equal rates, and powers become too small for a number.
+    power = nearest_neighbour_power(1.0, jnp.minimum(depth, 300.0), l_max, rates)[1:]
     ratio = power / power[0]
     return jnp.log(ratio if end is None else ratio + ENDED)
 

@@ -177,6 +177,12 @@ class Specification:
         pair = self.prior("transport"), self.degree, len(sky.energies)
         return models.field_mirror(*pair, self.prior("antisymmetric"), self.has_profile)
 
+    def priors_in_use(self) -> dict[str, Any]:
+        """Every prior of the model, given or default, as JSON."""
+        names = [n for n in inspect.signature(MODELS[self.model]).parameters if n not in {*_DERIVED, "rates"}]
+        values = {name: self.prior(name) for name in names}
+        return {k: np.asarray(v).tolist() if isinstance(v, np.ndarray | list | tuple) else v for k, v in values.items()}
+
     def header(self) -> dict[str, Any]:
         """The choice as JSON."""
         entry = dataclasses.asdict(self)

@@ -73,6 +73,7 @@ def summarise(posterior: Any) -> dict:
     content = {
         "software": attrs["software"],
         "specification": json.loads(attrs["specification"]),
+        "priors": json.loads(attrs.get("priors", "{}")),
         "num_events": int(attrs["num_events"]),
         "effective_events": float(attrs["effective_events"]),
         "observatories": [str(x) for x in draws["observatory"].values] if "observatory" in draws else [],

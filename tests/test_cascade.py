@@ -272,3 +272,18 @@ def test_usable_depths_pass():
     assert require_depth(0) == 0.0
     assert require_depth(0.3) == 0.3
     assert jax.jit(require_depth)(-1.0) == -1.0
+
+
+def test_no_power_comes_of_bad_rates_or_depths():
+    with pytest.raises(InputError, match="finite and not negative, not -6 at l = 2"):
+        cascade.nearest_neighbour_power(1.0, 0.3, 3, np.array([2.0, -6.0, 12.0]))
+    with pytest.raises(InputError, match="depth nu T of a cascade must be one finite number of at least 0, not -0.3"):
+        cascade.nearest_neighbour_power(1.0, -0.3, 3)
+    with pytest.raises(InputError, match="l_max of a cascade must be a whole number of at least 2, not 1"):
+        cascade.nearest_neighbour_power(1.0, 0.3, 1)
+    with pytest.raises(
+        InputError, match="rates between degrees must be finite and not negative, not -1 from l = 1 to 2"
+    ):
+        cascade.evolve(np.ones(2), np.array([[0.0, -1.0], [0.0, 0.0]]), 1.0)
+    with pytest.raises(InputError, match="the time of an evolution must not be negative, got -1"):
+        cascade.evolve(np.ones(2), np.array([[0.0, 1.0], [0.0, 0.0]]), -1.0)

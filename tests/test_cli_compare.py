@@ -144,8 +144,11 @@ def test_what_cannot_be_compared_is_refused_in_one_line(run, folders, tmp_path):
     code, _, err = run("compare", folders[0], "-o", tmp_path / "out")
     assert code == 2 and "one folder alone has nothing to be compared with" in err
     code, _, err = run("compare", folders[0], tmp_path / "nothing", "-o", tmp_path / "out")
-    assert code == 2 and "nothing/posterior.nc: is no posterior that can be read" in err and err.count("\n") == 1
+    assert code == 2 and "nothing: holds no posterior.nc; give the output folder" in err and err.count("\n") == 1
     code, _, err = run("compare", folders[0], folders[0], "-o", tmp_path / "out")
+    assert code == 2 and "free is given twice: leave one out" in err
+    (tmp_path / "free").mkdir()
+    code, _, err = run("compare", folders[0], tmp_path / "free", "-o", tmp_path / "out")
     assert code == 2 and "two folders are named 'free': rename one" in err
     (tmp_path / "other").mkdir()
     with xr.open_datatree(folders[0] / "posterior.nc", engine="h5netcdf") as stored:

@@ -361,3 +361,11 @@ def test_gradients_are_right():
 def test_a_profile_needs_a_degree(l_max):
     with pytest.raises(InputError, match="whole number of at least 1"):
         pitch_angle.legendre_moments(isotropic, l_max)
+
+
+@pytest.mark.parametrize("use", [pitch_angle.parallel_diffusion, lambda d: pitch_angle.relative_profile(d, 3)])
+def test_no_number_comes_of_a_d_that_is_negative_or_lets_kappa_diverge(use):
+    with pytest.raises(InputError, match=r"D_mumu must be positive inside .* kappa_par diverges .* q >= 2"):
+        use(lambda mu: (1 - mu**2) * (mu - 0.2))
+    with pytest.raises(InputError, match="kappa_par diverges"):
+        use(lambda mu: (1 - mu**2) * abs(mu) ** 1.2)
