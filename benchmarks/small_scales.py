@@ -109,16 +109,6 @@ def main() -> None:
     options = parser.parse_args()
     wanted = options.only or [*CASES, "cut-sky", "comparison"]
     results: dict = {"skies": options.skies, "l_max": L_MAX, "noise": NOISE, "recovery": {}, "comparison": {}}
-    for k, name in enumerate(CASES):
-        if name in wanted:
-            results["recovery"][name] = recovery(name, options.skies, options.seed + 10 * k)
-            print(f"{name}: {results['recovery'][name]['seconds']:.0f} s", file=sys.stderr, flush=True)
-    if "cut-sky" in wanted:
-        results["recovery"]["cascade, cut sky"] = cut_recovery(options.skies, options.seed + 100)
-    if "comparison" in wanted:
-        for k, true in enumerate(TRUTHS):
-            results["comparison"][true] = comparison(true, options.skies, options.seed + 200 + k)
-            print(f"{true} compared", file=sys.stderr, flush=True)
     results["provenance"] = {
         "command": "python3 benchmarks/small_scales.py " + " ".join(sys.argv[1:]),
         "date": datetime.date.today().isoformat(),
@@ -126,8 +116,21 @@ def main() -> None:
         "jax": jax.__version__,
         "numpy": np.__version__,
     }
+
+    def keep(group: str, name: str, found: dict) -> None:
+        results[group][name] = found
+        options.output.write_text(json.dumps(results, indent=1) + "\n")
+        print(f"{group} {name}: done", file=sys.stderr, flush=True)
+
+    for k, name in enumerate(CASES):
+        if name in wanted:
+            keep("recovery", name, recovery(name, options.skies, options.seed + 10 * k))
+    if "cut-sky" in wanted:
+        keep("recovery", "cascade, cut sky", cut_recovery(options.skies, options.seed + 100))
+    if "comparison" in wanted:
+        for k, true in enumerate(TRUTHS):
+            keep("comparison", true, comparison(true, options.skies, options.seed + 200 + k))
     print(json.dumps(results))
-    options.output.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,9 @@ def power_fit(
 ) -> Figure:
     """Measured C_l with the posterior predictive of each model, and below how far the data are from each median.
 
+    Below, distances are in units of half the 68 % that each model foretells, and of the error where that is nothing:
+    a model without power at a degree foretells little scatter there.
+
     Points with C_l of zero or less have no place on a logarithmic axis: an arrow goes down from C_l + 2 errors.
 
     Args:
@@ -64,15 +67,20 @@ def power_fit(
     for place, (name, (median, low, high)) in enumerate(curves.items()):
         colour, line = _COLOURS[place % len(_COLOURS)], _LINES[place % len(_LINES)]
         there = median > 0
-        # Where a model has no power at some degrees, as at even l of a profile, its line joins the others.
-        marker = "." if not np.all(there) or l.size == 1 else None
-        above.plot(l[there], median[there], color=colour, linestyle=line, marker=marker, label=name, zorder=4)
         floor = 1e-3 * median[there]
-        style = {"facecolor": colour, "alpha": 0.2, "linewidth": 0, "zorder": 2}
-        above.fill_between(l[there], np.maximum(low[there], floor), np.maximum(high[there], floor), **style)
+        ends = np.maximum(low[there], floor), np.maximum(high[there], floor)
+        if np.all(there) and l.size > 1:
+            above.plot(l, median, color=colour, linestyle=line, label=name, zorder=4)
+            above.fill_between(l, *ends, facecolor=colour, alpha=0.2, linewidth=0, zorder=2)
+        else:
+            # No line through degrees without power, such as the even ones of a profile: it would seem to fit them.
+            bars = np.stack([median[there] - ends[0], ends[1] - median[there]])
+            style = {"color": colour, "elinewidth": 4, "alpha": 0.7, "markersize": 5, "zorder": 4}
+            above.errorbar(l[there], median[there], np.maximum(bars, 0), fmt="s", label=name, **style)
+        width = np.where(high > low, (high - low) / 2, error)
         pulls = {"color": colour, "marker": "osD^v"[place % 5], "markersize": 4, "linestyle": "none", "zorder": 3}
         aside = place - (len(curves) - 1) / 2
-        below.plot(l * 10 ** (0.01 * aside) if many else l + 0.12 * aside, (data - median) / error, **pulls)
+        below.plot(l * 10 ** (0.01 * aside) if many else l + 0.12 * aside, (data - median) / width, **pulls)
         shown += [median, np.maximum(low, 0.1 * median)]
     _draw_points(above, l, data, error, edges, used, label)
     if noise is not None:
@@ -83,9 +91,11 @@ def power_fit(
     below.axhspan(-1, 1, color="0.93", zorder=0)
     below.axhline(0, color="0.6", linewidth=0.8, zorder=1)
     reach = 1.2 * max(2.5, *(np.max(np.abs(line.get_ydata())) for line in below.lines[:-1]), 0)
+    if reach > 12:
+        below.set_yscale("symlog", linthresh=10)
     below.set_ylim(-reach, reach)
     above.set_ylabel(r"$C_\ell$ of the relative intensity")
-    below.set_ylabel("(Data $-$ median)\nover error", fontsize=10)
+    below.set_ylabel("(Data $-$ median) over\npredicted scatter", fontsize=9)
     below.set_xlabel(r"Degree $\ell$")
     above.set_title(title)
     if curves:

@@ -64,7 +64,7 @@ def labels(figure):
 def test_axes_say_what_they_show(drawn):
     assert labels(drawn["fit"]) == [
         ("", r"$C_\ell$ of the relative intensity"),
-        (r"Degree $\ell$", "(Data $-$ median)\nover error"),
+        (r"Degree $\ell$", "(Data $-$ median) over\npredicted scatter"),
     ]
     assert labels(drawn["cascade"])[0] == (r"Depth $\nu T$", r"$C_\ell / C_1(0)$")
     assert labels(drawn["cascade"])[2] == (r"Depth $\nu T$", r"$S = \sum (2\ell+1)\, C_\ell\, /\, 3 C_1(0)$")
@@ -86,10 +86,12 @@ def test_models_and_data_are_where_the_numbers_are(drawn):
     above, below = drawn["fit"].axes
     lines = {line.get_label(): line.get_xydata() for line in above.lines}
     np.testing.assert_allclose(lines["Cascade"], np.stack([L, CASCADE], axis=1))
-    # A model without power at even degrees is a line through the odd ones.
-    np.testing.assert_allclose(lines["Profile"], np.stack([L, ODD], axis=1)[::2])
-    np.testing.assert_allclose(below.lines[0].get_ydata(), [5, 1 / 3, -1 / 3, 0, -4, 2 / 3, -2 / 3], atol=1e-12)
+    # In units of half the band, 0.25 of the median.
+    np.testing.assert_allclose(below.lines[0].get_ydata(), [6, 0.4, -0.4, 0, -4.8, 0.8, -0.8], atol=1e-12)
     points = {container.get_label(): container[0].get_xydata() for container in above.containers}
+    # A model without power at even degrees is marks at the odd ones: a line would seem to fit what lies between.
+    assert "Profile" not in lines
+    np.testing.assert_allclose(points["Profile"], np.stack([L, ODD], axis=1)[::2])
     np.testing.assert_allclose(points["Data"][:, 0], [2, 3, 4, 6, 7])
     np.testing.assert_allclose(points["Data"][0, 1], 1.1 * CASCADE[1])
     np.testing.assert_allclose(points["Data, not fitted"], [[1, 2.5 * CASCADE[0]]])
