@@ -85,7 +85,7 @@ def pseudo(part: Part) -> dict:
     isotropic = _drawn(cut, bins, np.zeros(cut.l_max), information, rng)
     similar = _drawn(cut, bins, signal, information, rng)
     return {
-        **_spectrum(found.low, found.high, found.power, found.covariance, error, found.noise),
+        **_spectrum(found.low, found.high, found.power, found.covariance, error, found.noise, found.window),
         "isotropic_68": np.quantile(isotropic, [0.16, 0.84], axis=0).tolist(),
         "isotropic_95": np.quantile(isotropic, [0.025, 0.975], axis=0).tolist(),
         "statistical_68": np.quantile(similar, [0.16, 0.84], axis=0).tolist(),
@@ -95,7 +95,7 @@ def pseudo(part: Part) -> dict:
     }
 
 
-def _spectrum(low, high, power, covariance, isotropic_error, noise) -> dict:
+def _spectrum(low, high, power, covariance, isotropic_error, noise, window) -> dict:
     variance = np.diag(covariance)
     if not (np.isfinite(power).all() and np.isfinite(isotropic_error).all() and variance.min() >= 0):
         raise InputError("the errors of C_l are not finite: there are too few events for a power spectrum")
@@ -107,6 +107,7 @@ def _spectrum(low, high, power, covariance, isotropic_error, noise) -> dict:
         "isotropic_error": isotropic_error.tolist(),
         "power_covariance": covariance.tolist(),
         "noise": noise.tolist(),
+        "window": window.tolist(),
     }
 
 
@@ -130,7 +131,7 @@ def quadratic(part: Part) -> dict:
     """C_l by the quadratic estimator, with full covariance."""
     found = _quadratic(part)
     isotropic = np.sqrt(np.diag(found.isotropic_covariance))
-    return _spectrum(found.low, found.high, found.power, found.covariance, isotropic, found.noise_bias)
+    return _spectrum(found.low, found.high, found.power, found.covariance, isotropic, found.noise_bias, found.window)
 
 
 def _quadratic(part: Part) -> PowerSpectrum:

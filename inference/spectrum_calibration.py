@@ -20,7 +20,7 @@ from .sampler import Plan
 from .smoothed import smoothed
 from .spectrum_comparison import replicate
 from .spectrum_data import MeasuredPower, spectrum
-from .spectrum_fit import Problem, parameters, sample_posteriors
+from .spectrum_fit import Problem, band_power, parameters, sample_posteriors
 from .spectrum_likelihood import conditional
 from .spectrum_models import Model
 
@@ -84,7 +84,7 @@ def full_sky_spectrum(
     l = np.arange(l_min, len(power) + 1)
     own = power[l - 1]
     modes = sky_fraction * (2 * l + 1)
-    return spectrum(l, l, own, np.sqrt(2 / modes) * (own + noise), noise=np.full(len(l), noise), meaning="total")
+    return spectrum(l, l, own, noise=np.full(len(l), noise), modes=modes)
 
 
 def draw_spectra(
@@ -107,7 +107,9 @@ def draw_spectra(
     """
     spread = {name: np.broadcast_to(value, (skies,)) for name, value in values.items()}
     each = [model.power({name: float(value[k]) for name, value in spread.items()}) for k in range(skies)]
-    random, aligned = (np.stack([np.asarray(pair[part]) for pair in each]) @ data.window.T for part in (0, 1))
+    random, aligned = (
+        np.asarray(band_power(data, np.stack([np.asarray(pair[part]) for pair in each]))) for part in (0, 1)
+    )
     return replicate(data, kind, np.random.default_rng(seed), random, aligned)
 
 
@@ -116,7 +118,8 @@ def cut_sky_spectra(
 ) -> tuple[MeasuredPower, Float[np.ndarray, "sky bin"]]:
     """Gaussian skies of given C_l through a field of view and its noise, decoupled; and what their fit needs to know.
 
-    The simulated C_l have the distribution of the estimator itself, which is neither normal nor chi-squared.
+    The simulated C_l have the distribution of the estimator itself, which is neither normal nor chi-squared. Modes are
+    those of the noise, as read from estimates.json; correlations those of the true power.
 
     Args:
         cut: Coupling and noise.
@@ -140,13 +143,15 @@ def cut_sky_spectra(
         found += sum_by_degree(squares, cut.l_max)
     drawn = (found / (2 * cut.l + 1) - cut.noise) @ matrix.T
     window = matrix @ cut.coupling
+    total, isotropic = (matrix @ pseudo_covariance(cut, signal) @ matrix.T for signal in (power, None))
+    scale = np.sqrt(np.diag(isotropic) / np.diag(total))
     data = spectrum(
         low,
         high,
         window @ power,
-        covariance=matrix @ pseudo_covariance(cut, power) @ matrix.T,
+        covariance=total * scale * scale[:, None],
         noise=matrix @ cut.noise,
-        meaning="total",
+        meaning="isotropic",
         window=window,
         lost_orders=True,
     )

@@ -10,6 +10,10 @@ $$ \sigma^2 = \frac{2}{\nu} (C_l + N_l)^2 \text{ (total)}, \qquad
 of an estimate of the mean over all skies of that power; of the power of this one sky; and of noise where there is no
 signal. Whatever was given, a `MeasuredPower` holds the second, and the likelihood adds the scatter of the
 model at hand.
+
+Errors say how many multipoles there are only if C_l is the power that they were evaluated for. Total errors of a
+fiducial spectrum with the measured C_l would give nu that scatters with the sky: with those, give the modes and no
+errors. Isotropic errors have no C_l in them and are safe.
 """
 
 from collections.abc import Sequence
@@ -20,6 +24,8 @@ from jaxtyping import Float
 
 from diffcr.errors import InputError
 from diffcr.typing import AnyArray
+
+from .spectrum_errors import completed, errors_of_bins, vector
 
 MEANINGS = {
     "sky": "of the power of this one sky: noise, without the scatter of random skies",
@@ -124,14 +130,17 @@ def spectrum(
 ) -> MeasuredPower:
     """Check a measured spectrum and complete it: of noise, modes and error, two give the third.
 
+    Where all three are given the errors must be those of noise and modes within 10 %.
+
     Args:
         low, high: First and last l of each bin, rising without overlap.
         power: C_l, noise subtracted.
-        error: Standard errors. Left out where there is a covariance; both must agree within 5 %.
+        error: Standard errors. Left out where there is a covariance; both must agree within 5 %. By default those of
+            noise and modes.
         covariance: Of the errors, shape (bin, bin).
         noise: N_l that was subtracted; by default the one that errors and modes stand for.
-        modes: Multipoles averaged in each bin; by default what noise and errors stand for, or without noise
-            `sky_fraction` times the sum of 2 l + 1.
+        modes: Multipoles averaged in each bin; by default what noise and errors stand for, at most the sum of 2 l + 1,
+            or without noise `sky_fraction` times that sum.
         meaning: Of the errors, a key of `MEANINGS`.
         sky_fraction: Share of the sky that was seen, above 0, at most 1; given, it sets the modes.
         window: Mean of the estimate as window @ C_l; default the mean over each bin weighted with 2 l + 1.
@@ -142,31 +151,37 @@ def spectrum(
         InputError: If anything is missing, not finite, out of range or at odds with the rest.
     """
     low, high = _bins(low, high, where)
-    power = _vector(power, len(low), "C_l", where)
+    power = vector(power, len(low), "C_l", where)
     if meaning not in MEANINGS:
         raise InputError(f"{where}: errors are {', '.join(MEANINGS)}, not {meaning!r}; choose --errors of these")
-    error, correlation = _errors(error, covariance, len(low), where)
     if sky_fraction is not None and not 0 < sky_fraction <= 1:
         raise InputError(f"{where}: the sky fraction must be above 0 and at most 1, not {sky_fraction:g}")
     if noise is not None:
-        noise = _vector(noise, len(low), "noise", where)
+        noise = vector(noise, len(low), "noise", where)
         if noise.min() < 0:
             raise InputError(f"{where}: the noise of l = {low[np.argmin(noise)]} is negative; give N_l of 0 or more")
     if window is None:
         window = mean_window(low, high)
     all_modes = np.array([np.sum(2.0 * np.arange(a, b + 1) + 1) for a, b in zip(low, high, strict=True)])
     if modes is not None:
-        modes = _vector(modes, len(low), "modes", where)
+        modes = vector(modes, len(low), "modes", where)
         if modes.min() <= 0:
             raise InputError(f"{where}: modes of l = {low[np.argmin(modes)]} must be above 0, such as 2 l + 1")
     elif sky_fraction is not None or noise is None or meaning == "mean":
         modes = all_modes * (1.0 if sky_fraction is None else sky_fraction)
+    known = noise is not None and modes is not None and meaning != "mean"
+    error, correlation = errors_of_bins(error, covariance, len(low), where, known)
     if meaning == "mean":
-        noise = np.zeros(len(low))
-        parts = noise, modes, error**2
+        noise, variance = np.zeros(len(low)), error**2
     else:
-        parts = _completed(low, np.maximum(power, 0), error, noise, modes, meaning, where)
-    noise, modes, variance = parts
+        noise, modes = completed(low, power, error, noise, modes, all_modes, meaning, where)
+        signal = np.maximum(power, 0)
+        variance = 2 * (noise**2 + 2 * noise * signal) / modes
+        bad = np.flatnonzero(~(signal + noise > 0))
+        if bad.size:
+            raise InputError(
+                f"{where}: C_l of l = {low[bad[0]]} is not above 0 and without noise; give its noise, or leave it out"
+            )
     return MeasuredPower(
         tuple(int(l) for l in low),
         tuple(int(l) for l in high),
@@ -233,51 +248,6 @@ def joined(spectra: Sequence[MeasuredPower]) -> MeasuredPower:
     )
 
 
-def _completed(low, signal, error, noise, modes, meaning: str, where: str):
-    """(noise, modes, variance of this sky's power) from what was given."""
-    square = error**2
-    if noise is None:
-        half = modes * square / 2
-        if meaning == "total":
-            noise = np.sqrt(half) - signal
-            if noise.min() < 0:
-                raise InputError(
-                    f"{where}: the error of l = {low[np.argmin(noise)]} is below the scatter of random skies of that "
-                    "power, so these are no total errors; use --errors sky, or a --sky-fraction that fits"
-                )
-        elif meaning == "sky":
-            noise = half / (signal + np.sqrt(signal**2 + half))
-        else:
-            noise = np.sqrt(half)
-    if modes is None:
-        size = {
-            "total": (signal + noise) ** 2,
-            "sky": noise**2 + 2 * noise * signal,
-            "isotropic": noise**2,
-        }[meaning]
-        modes = 2 * size / square
-        bad = np.flatnonzero(~(modes > 0))
-        if bad.size:
-            raise InputError(
-                f"{where}: without noise at l = {low[bad[0]]} its error tells no number of modes; give --sky-fraction"
-            )
-    variance = {
-        "total": square - 2 * signal**2 / modes,
-        "sky": square,
-        "isotropic": square + 4 * noise * signal / modes,
-    }[meaning]
-    bad = np.flatnonzero(~(variance > 0))
-    if bad.size:
-        # Noise-free spectra of a sky are exact: no error but the scatter of skies.
-        if meaning == "total" and np.all(variance[bad] >= -1e-6 * square[bad]):
-            return noise, modes, np.maximum(variance, 0.0)
-        raise InputError(
-            f"{where}: the error of l = {low[bad[0]]} is below the scatter of {modes[bad[0]]:.3g} random multipoles of "
-            "that power, so it is no total error; use --errors sky, or correct noise and modes"
-        )
-    return noise, modes, variance
-
-
 def _bins(low, high, where: str) -> tuple[np.ndarray, np.ndarray]:
     edges = []
     for name, values in (("first", low), ("last", high)):
@@ -305,47 +275,3 @@ def _bins(low, high, where: str) -> tuple[np.ndarray, np.ndarray]:
 
 MOST_DEGREES = 100
 """Beyond this a cascade to the highest degree takes too long to fit."""
-
-
-def _vector(values, size: int, name: str, where: str) -> np.ndarray:
-    values = np.asarray(values, float)
-    if values.shape != (size,):
-        raise InputError(f"{where}: {name} has the shape {values.shape} for {size} bins; give one value for each")
-    bad = np.flatnonzero(~np.isfinite(values))
-    if bad.size:
-        raise InputError(f"{where}: {name} of row {bad[0] + 1} is no finite number; correct it or leave the row out")
-    return values
-
-
-def _errors(error, covariance, size: int, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Standard errors and their correlation."""
-    if error is not None:
-        error = _vector(error, size, "error", where)
-        if error.min() <= 0:
-            raise InputError(f"{where}: the error of row {np.argmin(error) + 1} must be above 0; correct it")
-    if covariance is None:
-        if error is None:
-            raise InputError(f"{where}: has neither errors nor a covariance; add a column error, or give --covariance")
-        return error, np.eye(size)
-    covariance = np.asarray(covariance, float)
-    if covariance.shape != (size, size):
-        raise InputError(
-            f"{where}: the covariance has the shape {covariance.shape} for {size} bins; give one row for each bin"
-        )
-    if not np.all(np.isfinite(covariance)) or np.any(np.diag(covariance) <= 0):
-        raise InputError(f"{where}: the covariance must be finite with a positive diagonal; correct it")
-    scale = np.sqrt(np.diag(covariance))
-    correlation = covariance / np.outer(scale, scale)
-    if np.abs(correlation - correlation.T).max() > 1e-6:
-        raise InputError(f"{where}: the covariance is not symmetric; give the whole matrix, not a half")
-    if np.linalg.eigvalsh(correlation)[0] < 1e-10:
-        raise InputError(f"{where}: the covariance is not positive definite: bins repeat each other; use wider bins")
-    if error is not None:
-        off = np.abs(error / scale - 1)
-        if off.max() > 0.05:
-            k = int(np.argmax(off))
-            raise InputError(
-                f"{where}: the error of row {k + 1}, {error[k]:.3g}, is not that of the covariance, {scale[k]:.3g}; "
-                "give the two of one measurement"
-            )
-    return scale, (correlation + correlation.T) / 2

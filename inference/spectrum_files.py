@@ -157,21 +157,29 @@ def _from_estimates(path: Path, estimator: str | None, part: str | None) -> tupl
     try:
         low, high = np.asarray(entry["l_low"]), np.asarray(entry["l_high"])
         # The quadratic estimator averages over the 2 l multipoles m != 0 with weights of flat noise.
-        window = entry.get("window") or mean_window(low, high, 0 if name == "power" else 1)
+        window = np.asarray(entry.get("window") or mean_window(low, high, 0 if name == "power" else 1), float)
+        # Rounding is no leakage.
+        window = np.where(np.abs(window) > 1e-9, window, 0.0)
+        # The covariance is for this sky's own power and its diagonal would scatter with it. The noise alone tells the
+        # number of multipoles; the correlations are taken from it.
+        covariance = np.asarray(entry["power_covariance"], float)
+        scale = np.asarray(entry["isotropic_error"], float) / np.sqrt(np.diag(covariance))
         found = spectrum(
             low,
             high,
             entry["power"],
-            covariance=np.asarray(entry["power_covariance"], float),
+            covariance=covariance * scale * scale[:, None],
             noise=entry["noise"],
-            meaning="total",
-            window=np.asarray(window, float),
+            meaning="isotropic",
+            window=window,
             lost_orders=True,
             where=f"{path} ({label}, {name})",
         )
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: the entry {name} of {label} is not complete ({error}); run it again") from None
-    more = {"format": "estimates.json", "part": label, "estimator": name, "errors": "total"}
+    more = {"format": "estimates.json", "part": label, "estimator": name, "errors": "isotropic"}
+    if "window" not in entry:
+        more["window"] = "not in the file; taken as the mean over each bin"
     if "software" in content:
         more["made_by"] = content["software"]
     return found, more

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from diffcr.errors import InputError, require_float64
 from diffcr.typing import AnyArray
@@ -30,6 +30,13 @@ _STARTS = 16
 _SCORING_STEPS = 60
 _STEPS = np.array([1.0, 0.5, 0.2, 0.05, 0.005])
 """Parts of a step of Fisher scoring that are tried."""
+
+
+_LEAKS = 0.02
+"""Share of a window's highest value up to which a degree leaks into a bin and is not of it."""
+
+_UNSEEN = 1e-3
+"""Weight of degrees outside the data in the coordinates of models that may put all their power there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +62,11 @@ class Problem:
         if len(spectrum.low) < 2:
             raise InputError("fewer than two bins of C_l are left: no shape can be fitted; give more degrees")
         aligned = self.aligned
-        if aligned and not np.any(self.seen[2::2] > 0):
+        if aligned and not np.any(self.held[2::2]):
             raise InputError(
                 f"the model {model.name} has power in odd degrees alone, and the data have none from l = 3 on"
             )
-        bare = np.flatnonzero(~(spectrum.variance > 0))
+        bare = np.flatnonzero(~(spectrum.variance > 0) | ((self.kind != "normal") & ~(spectrum.noise > 0)))
         if aligned and bare.size:
             raise InputError(
                 f"without noise an aligned pattern has no scatter, but the error of l = {spectrum.label(bare[0])} is "
@@ -67,10 +74,19 @@ class Problem:
             )
 
     @property
+    def held(self) -> Bool[np.ndarray, " degree"]:
+        """Which degrees the data hold: not those that only leak into a bin."""
+        window = self.spectrum.window
+        return np.any(window > _LEAKS * np.max(window, axis=1, keepdims=True), axis=0)
+
+    @property
     def seen(self) -> Float[np.ndarray, " degree"]:
-        """Weight 2 l + 1 of the degrees that the data hold, 0 of others."""
-        l = np.arange(1, self.spectrum.l_max + 1)
-        return np.where(np.any(self.spectrum.window > 0, axis=0), 2 * l + 1.0, 0.0)
+        """Weight 2 l + 1 of the degrees that the data hold; of others none, or little where the model needs some.
+
+        A cascade that ends below the first of them puts nothing into the data, and still has its place.
+        """
+        number = 2.0 * np.arange(1, self.spectrum.l_max + 1) + 1
+        return np.where(self.held, number, number * (_UNSEEN if "end" in self.model.parameters else 0.0))
 
     @property
     def dimensions(self) -> int:
@@ -89,7 +105,7 @@ class Problem:
     def bands(self, x: Float[AnyArray, " param"]) -> tuple[Float[Array, " bin"], Float[Array, " bin"] | None]:
         """Power of random skies in each bin, and of the aligned pattern, None where the model has none."""
         random, aligned = self.model.power(self.values(x)[0])
-        return self.spectrum.window @ random, self.spectrum.window @ aligned if self.aligned else None
+        return band_power(self.spectrum, random), band_power(self.spectrum, aligned) if self.aligned else None
 
     def log_posterior(self, x: Float[AnyArray, " param"], power=None, keep=None) -> Float[Array, ""]:
         """ln of prior times likelihood at a point of the sampler, up to a constant.
@@ -130,6 +146,11 @@ class Problem:
         x = jax.random.normal(key, (_STARTS, self.dimensions))
         amplitudes = np.array([n in {p.amplitude for p in self.model.parts} for n in self.model.parameters])
         return jnp.where(amplitudes, level + 0.5 * x, x)
+
+
+def band_power(spectrum: MeasuredPower, power: Float[AnyArray, "*draw degree"]) -> Float[Array, "*draw bin"]:
+    """What each bin is expected to measure of C_l; not below 0, where a window has negative parts."""
+    return jnp.maximum(jnp.asarray(power) @ spectrum.window.T, 0.0)
 
 
 class Posteriors(NamedTuple):

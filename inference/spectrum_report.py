@@ -19,7 +19,7 @@ from .report import write_json
 from .sampler import Plan
 from .spectrum_comparison import CLEAR_DIFFERENCE, FEW_BINS, SMALL_P, compare, replicate
 from .spectrum_data import MEANINGS, MeasuredPower
-from .spectrum_fit import Problem, powers
+from .spectrum_fit import Problem, band_power, powers
 from .spectrum_likelihood import KINDS, choose_kind
 from .spectrum_models import Model
 from .spectrum_posterior import Fit, fit_model, summarise_fit, to_arviz
@@ -60,15 +60,40 @@ def make_task(
     """Settle the likelihood for the bins that are fitted.
 
     Raises:
-        InputError: If fewer than two bins are left, or the likelihood does not suit.
+        InputError: If fewer than two bins are left, a free dipole leaks into them, or the likelihood does not suit.
     """
     task = Task(spectrum, tuple(inputs), tie_dipole, kind, "")
     if task.fitted.sum() < 2:
         raise InputError(
             "fewer than two bins are left beside that of l = 1, whose power is free: give more degrees, or --dipole tie"
         )
+    if not tie_dipole:
+        _require_little_leakage(task)
     chosen, reason = choose_kind(task.used, kind)
     return dataclasses.replace(task, kind=chosen, reason=reason)
+
+
+_DIPOLE_POWER = 4 * math.pi / 9 * 1e-3**2
+"""C_1 of a dipole of amplitude 1e-3, as there is at TeV, where none was measured."""
+
+
+def _require_little_leakage(task: Task) -> None:
+    """Refuse bins that hold more of a dipole of unknown origin than a third of their error."""
+    spectrum, used = task.spectrum, task.used
+    first = spectrum.low[0] == 1
+    # Were there nothing else in its bin.
+    measured = max(float(spectrum.power[0]), 0.0) / spectrum.window[0, 0] if first else _DIPOLE_POWER
+    leak = np.abs(used.window[:, 0]) * measured
+    error = np.hypot(used.error, used.sample_error)
+    bad = np.flatnonzero(leak > error / 3)
+    if bad.size:
+        k = bad[np.argmax((leak / error)[bad])]
+        size = "the measured C_1" if first else "a dipole of 1e-3"
+        raise InputError(
+            f"the bin l = {used.label(k)} holds {leak[k]:.2g} of {size}, its error {error[k]:.2g}: the field of view does "
+            "not tell them apart, and the power of l = 1 is free; use --dipole tie, a higher --lmin, a second site, or "
+            "fit the counts (diffcr sample --model small-scale)"
+        )
 
 
 def fit_all(task: Task, models: Sequence[Model], plan: Plan, refit: bool = True, progress=None):
@@ -185,11 +210,21 @@ def _dipole(task: Task, fits: Mapping[str, Fit]) -> dict[str, Any] | None:
     return out
 
 
+_CORRELATED = 0.5
+"""Correlation of errors above which bins are hardly told apart, and intervals were found too narrow."""
+
+
 def notes(task: Task, models: Mapping[str, dict]) -> list[str]:
     """What a reader should know before using the numbers."""
     out = []
     if task.kind == "normal" and task.spectrum.meaning != "mean":
         out.append("few multipoles are not normal: errors of the lowest degrees are rough in this likelihood")
+    off = np.abs(task.used.correlation - np.eye(len(task.used.low))).max()
+    if task.kind == "hamimeche-lewis" and off > _CORRELATED:
+        out.append(
+            f"errors of bins are correlated by up to {off:.2f}: the field of view hardly tells these degrees apart, "
+            "and intervals are too narrow; add a second site, or fit the counts (diffcr sample --model small-scale)"
+        )
     if task.used.lost_orders and any("C_1_aligned" in entry["priors"] for entry in models.values()):
         out.append(
             "the data hold no m = 0: of an aligned pattern they see a part that depends on the field's declination; "
@@ -306,7 +341,7 @@ def _predicted(task: Task, fit: Fit) -> tuple[np.ndarray, np.ndarray, np.ndarray
     """Median and 68 % of what a measurement would find in every bin, fitted or not."""
     points = fit.points.reshape(-1, fit.points.shape[-1])
     points = points[np.unique(np.linspace(0, len(points) - 1, 1000).astype(int))]
-    random, aligned = (each @ task.spectrum.window.T for each in powers(fit.problem, points))
+    random, aligned = (np.asarray(band_power(task.spectrum, each)) for each in powers(fit.problem, points))
     drawn = replicate(task.spectrum, task.kind, np.random.default_rng(fit.plan.seed), random, aligned)
     median, low, high = np.quantile(drawn, [0.5, 0.16, 0.84], axis=0)
     return median, low, high

@@ -55,6 +55,24 @@ def test_of_noise_modes_and_errors_two_give_the_third(meaning):
     np.testing.assert_allclose(by_sky.variance, by_noise.variance, rtol=1e-9)
 
 
+def test_noise_and_modes_give_the_error():
+    expected = spectrum(L, L, POWER, np.sqrt(2 / MODES) * (POWER + NOISE), noise=NOISE, meaning="total")
+    for more in ({"modes": MODES}, {"sky_fraction": 0.7}):
+        found = spectrum(L, L, POWER, noise=NOISE, **more)
+        np.testing.assert_allclose(found.variance, expected.variance, rtol=1e-12)
+    # Errors beside them may be rounded, no more, and are not used.
+    near = spectrum(L, L, POWER, 1.05 * expected.error, noise=NOISE, modes=MODES)
+    np.testing.assert_allclose(near.variance, expected.variance, rtol=1e-12)
+
+
+def test_an_over_subtracted_bin_keeps_its_error():
+    """Noise alone says how many multipoles there are, whatever is left of the power."""
+    error = np.sqrt(2 / 13) * 1e-10
+    found = spectrum([5, 6], [5, 6], [5e-9, -1.5e-10], [error, error], noise=[1e-10, 1e-10], meaning="isotropic")
+    np.testing.assert_allclose(found.modes, [11, 13])
+    np.testing.assert_allclose(found.error[1], error)
+
+
 def test_errors_of_a_mean_are_left_as_they_are():
     found = spectrum(L, L, POWER, 0.1 * POWER, meaning="mean")
     np.testing.assert_array_equal(found.error, 0.1 * POWER)
@@ -72,7 +90,7 @@ def test_bins_average_over_multipoles():
 
 
 def test_bins_can_be_left_out():
-    covariance = np.diag([1.0, 4.0, 9.0]) + 0.5
+    covariance = 100 * (np.diag([1.0, 4.0, 9.0]) + 0.5)
     found = spectrum([2, 3, 4], [2, 3, 4], [10.0, 9.0, 8.0], covariance=covariance, noise=[5.0] * 3, meaning="sky")
     kept = found.only([0, 2])
     assert kept.low == (2, 4) and kept.correlated
@@ -117,7 +135,28 @@ BAD = {
     "too small": ({"error": 0.01 * POWER, "meaning": "total"}, "below the scatter of random skies .* use --errors sky"),
     "too small for modes": (
         {"error": 0.01 * POWER, "noise": NOISE, "modes": MODES, "meaning": "total"},
-        "below the scatter of .* random multipoles",
+        "is not the .* of its noise and .* modes by --errors total",
+    ),
+    "too many modes": (
+        {"error": 0.01 * POWER, "noise": NOISE, "meaning": "total"},
+        "stand for .* modes, and there are 5: the errors are of another power or meaning",
+    ),
+    "errors of another size": (
+        {"error": 30 * np.sqrt(2 / MODES) * NOISE, "noise": NOISE, "sky_fraction": 0.7, "meaning": "isotropic"},
+        "correct one, or leave out errors, noise, or modes",
+    ),
+    "total error without power": (
+        {
+            "power": [*POWER[:4], -1.5e-10],
+            "error": 5.1e-9 * np.ones(5),
+            "noise": 1e-10 * np.ones(5),
+            "meaning": "total",
+        },
+        "is not above 0, so its total error tells no number of modes",
+    ),
+    "nothing": (
+        {"power": [*POWER[:4], 0.0], "error": None, "noise": 0 * NOISE, "modes": MODES},
+        "C_l of l = 6 is not above 0 and without noise",
     ),
     "noiseless": ({"noise": 0 * NOISE}, "without noise at l = 2 its error tells no number of modes"),
     "shape": ({"covariance": np.eye(4), "error": None}, "covariance has the shape"),
@@ -176,15 +215,23 @@ ENTRY = {
     "l_high": [1, 2, 5],
     "power": [1e-6, 1e-8, 2e-9],
     "noise": [1e-9, 1e-9, 1e-9],
-    "power_covariance": np.diag([(1e-6 + 1e-9) ** 2, 1.1e-8**2 / 2, 3e-9**2 / 10]).tolist(),
+    "isotropic_error": (1e-9 * np.sqrt([1, 1 / 2, 1 / 10])).tolist(),
+    # Of this sky's own power, which does not tell how many multipoles there are.
+    "power_covariance": (
+        np.outer([1e-6, 1e-8, 3e-9], [1e-6, 1e-8, 3e-9]) * [[1, 0.3, 0], [0.3, 7, -0.2], [0, -0.2, 1]]
+    ).tolist(),
 }
 
 
-def test_an_estimate_is_read_with_modes_from_its_covariance(write):
+def test_an_estimate_is_read_with_modes_from_its_noise(write):
     path = write(estimates({"power": ENTRY, "pseudo-power": ENTRY | {"power": [2e-6, 1e-8, 2e-9]}}), "estimates.json")
     found, record = read_spectrum(path)
     assert record["estimator"] == "power" and record["part"] == "all" and found.lost_orders
     np.testing.assert_allclose(found.modes, [2, 4, 20])
+    np.testing.assert_allclose(found.correlation[0, 1], 0.3 / np.sqrt(7))
+    np.testing.assert_allclose(found.variance, 2 / found.modes * (1e-18 + 2e-9 * found.power))
+    over, _ = read_spectrum(write(estimates({"power": ENTRY | {"power": [1e-6, -3e-9, 2e-9]}}), "over.json"))
+    np.testing.assert_allclose(over.modes, [2, 4, 20])
     # 2 l multipoles without m = 0 stand behind the quadratic estimator's mean of a bin.
     np.testing.assert_allclose(found.window[2], np.array([0, 0, 6, 8, 10]) / 24)
     pseudo, _ = read_spectrum(path, estimator="pseudo")

@@ -36,7 +36,7 @@ def measured(power=POWER, correlation=None, meaning="total", noise=NOISE):
         error = np.sqrt(2 / MODES * (noise**2 + 2 * noise * np.maximum(power, 0)))
     covariance = None if correlation is None else np.outer(error, error) * correlation
     plain = error if correlation is None else None
-    return spectrum(L, L, power, plain, covariance, noise=noise, meaning=meaning)
+    return spectrum(L, L, power, plain, covariance, noise=noise, modes=MODES, meaning=meaning)
 
 
 CORRELATION = np.array([[1, 0.4, 0.1], [0.4, 1, -0.3], [0.1, -0.3, 1]])
@@ -123,6 +123,19 @@ def test_the_normal_likelihood_is_multivariate_and_adds_the_scatter_once():
     assert float(log_likelihood(mean, "normal", random)) == pytest.approx(exact, rel=1e-12)
 
 
+def test_only_a_bin_without_positive_power_is_normal():
+    """Over-subtraction in one bin leaves the density of the others; its own has the variance of the model."""
+    random = np.array([3e-8, 9e-9, 2e-9])
+    data = measured(np.array([4e-8, -3e-9, 5e-9]))
+    factor = MODES / (random + NOISE)
+    exact = stats.chi2.logpdf((data.power + NOISE) * factor, MODES) + np.log(factor)
+    exact[1] = stats.norm.logpdf(-3e-9, 9e-9, np.sqrt(2 / 7) * 1e-8)
+    found = conditional(data, "hamimeche-lewis", random)
+    np.testing.assert_allclose(found, exact, rtol=1e-9)
+    value = lambda r: log_likelihood(measured(np.array([4e-8, -3e-9, 5e-9]), CORRELATION), "hamimeche-lewis", r * 1e-8)
+    check_grads(jax.jit(value), (jnp.array([3.0, 0.9, 0.2]),), order=1, rtol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["normal", "hamimeche-lewis"])
 def test_bins_left_out_are_integrated_out(kind):
     """The density without a bin is that of the other bins' own spectrum, and the conditional density their ratio."""
@@ -193,7 +206,8 @@ def test_the_likelihood_that_suits_is_chosen():
     assert choose_kind(measured(correlation=CORRELATION))[0] == "hamimeche-lewis"
     assert choose_kind(spectrum(L, L, POWER, POWER, meaning="mean"))[0] == "normal"
     negative = measured(np.array([4e-8, -3e-9, 5e-9]))
-    assert choose_kind(negative) == ("normal", "measured power with noise is not above 0 at l = 3")
+    assert choose_kind(negative) == ("hamimeche-lewis", "power with noise is not above 0 at l = 3, which is normal")
+    assert choose_kind(negative, "hamimeche-lewis")[0] == "hamimeche-lewis"
     assert choose_kind(measured(), "normal") == ("normal", "as asked")
     for data, kind, message in (
         (measured(), "gauss", "must be auto, normal, chi2, hamimeche-lewis, not 'gauss'"),
