@@ -67,7 +67,10 @@ def recovery(name: str, skies: int, seed: int) -> dict:
 
 
 def cut_recovery(skies: int, seed: int) -> dict:
-    """Coverage of one cascade seen from one site: decoupled pseudo-C_l with their covariance."""
+    """Coverage of one cascade seen from one site: decoupled pseudo-C_l, over-subtracted ones too.
+
+    Modes and correlations are those of the noise, as estimates.json gives them.
+    """
     grid, place, l_max = RingGrid(36, 72), site("HAWC"), 12
     local = np.asarray(acceptance(place, grid, power=2.0))
     exposure = np.repeat(local.sum(axis=1, keepdims=True), grid.n_ra, axis=1)

@@ -78,14 +78,15 @@ def pseudo(part: Part) -> dict:
         signal = np.zeros(cut.l_max)
         for (low, high), value in zip(bins, first.power, strict=True):
             signal[low - 1 : high] = max(value, 0.0)
-        return first.error, decoupled_power(sky, cut, bins, signal), signal, bins
+        return first.covariance, decoupled_power(sky, cut, bins, signal), signal, bins
 
-    error, found, signal, bins = _told_apart(make, information.l_max)
+    noise, found, signal, bins = _told_apart(make, information.l_max)
+    error = np.sqrt(np.diag(noise))
     rng = np.random.default_rng(part.settings.seed)
     isotropic = _drawn(cut, bins, np.zeros(cut.l_max), information, rng)
     similar = _drawn(cut, bins, signal, information, rng)
     return {
-        **_spectrum(found.low, found.high, found.power, found.covariance, error, found.noise, found.window),
+        **_spectrum(found.low, found.high, found.power, found.covariance, noise, found.noise, found.window),
         "isotropic_68": np.quantile(isotropic, [0.16, 0.84], axis=0).tolist(),
         "isotropic_95": np.quantile(isotropic, [0.025, 0.975], axis=0).tolist(),
         "statistical_68": np.quantile(similar, [0.16, 0.84], axis=0).tolist(),
@@ -95,8 +96,8 @@ def pseudo(part: Part) -> dict:
     }
 
 
-def _spectrum(low, high, power, covariance, isotropic_error, noise, window) -> dict:
-    variance = np.diag(covariance)
+def _spectrum(low, high, power, covariance, isotropic_covariance, noise, window) -> dict:
+    variance, isotropic_error = np.diag(covariance), np.sqrt(np.diag(isotropic_covariance))
     if not (np.isfinite(power).all() and np.isfinite(isotropic_error).all() and variance.min() >= 0):
         raise InputError("the errors of C_l are not finite: there are too few events for a power spectrum")
     return {
@@ -106,6 +107,7 @@ def _spectrum(low, high, power, covariance, isotropic_error, noise, window) -> d
         "error": np.sqrt(np.diag(covariance)).tolist(),
         "isotropic_error": isotropic_error.tolist(),
         "power_covariance": covariance.tolist(),
+        "isotropic_covariance": isotropic_covariance.tolist(),
         "noise": noise.tolist(),
         "window": window.tolist(),
     }
@@ -130,8 +132,9 @@ def _tail(draws: np.ndarray, power: np.ndarray, error: np.ndarray) -> float:
 def quadratic(part: Part) -> dict:
     """C_l by the quadratic estimator, with full covariance."""
     found = _quadratic(part)
-    isotropic = np.sqrt(np.diag(found.isotropic_covariance))
-    return _spectrum(found.low, found.high, found.power, found.covariance, isotropic, found.noise_bias, found.window)
+    return _spectrum(
+        found.low, found.high, found.power, found.covariance, found.isotropic_covariance, found.noise_bias, found.window
+    )
 
 
 def _quadratic(part: Part) -> PowerSpectrum:

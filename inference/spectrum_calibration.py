@@ -118,8 +118,8 @@ def cut_sky_spectra(
 ) -> tuple[MeasuredPower, Float[np.ndarray, "sky bin"]]:
     """Gaussian skies of given C_l through a field of view and its noise, decoupled; and what their fit needs to know.
 
-    The simulated C_l have the distribution of the estimator itself, which is neither normal nor chi-squared. Modes are
-    those of the noise, as read from estimates.json; correlations those of the true power.
+    The simulated C_l have the distribution of the estimator itself, which is neither normal nor chi-squared. Modes and
+    correlations are those of the noise, as read from estimates.json.
 
     Args:
         cut: Coupling and noise.
@@ -143,13 +143,11 @@ def cut_sky_spectra(
         found += sum_by_degree(squares, cut.l_max)
     drawn = (found / (2 * cut.l + 1) - cut.noise) @ matrix.T
     window = matrix @ cut.coupling
-    total, isotropic = (matrix @ pseudo_covariance(cut, signal) @ matrix.T for signal in (power, None))
-    scale = np.sqrt(np.diag(isotropic) / np.diag(total))
     data = spectrum(
         low,
         high,
         window @ power,
-        covariance=total * scale * scale[:, None],
+        covariance=matrix @ pseudo_covariance(cut) @ matrix.T,
         noise=matrix @ cut.noise,
         meaning="isotropic",
         window=window,

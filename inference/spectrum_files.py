@@ -160,9 +160,10 @@ def _from_estimates(path: Path, estimator: str | None, part: str | None) -> tupl
         window = np.asarray(entry.get("window") or mean_window(low, high, 0 if name == "power" else 1), float)
         # Rounding is no leakage.
         window = np.where(np.abs(window) > 1e-9, window, 0.0)
-        # The covariance is for this sky's own power and its diagonal would scatter with it. The noise alone tells the
-        # number of multipoles; the correlations are taken from it.
-        covariance = np.asarray(entry["power_covariance"], float)
+        # That of noise alone: the other is of this sky's own power, with which the number of multipoles and the
+        # correlations would scatter, and intervals be biased.
+        covariance = np.asarray(entry.get("isotropic_covariance") or entry["power_covariance"], float)
+        # Older files have the errors of it only.
         scale = np.asarray(entry["isotropic_error"], float) / np.sqrt(np.diag(covariance))
         found = spectrum(
             low,

@@ -143,6 +143,7 @@ def summarise_fit(fit: Fit) -> dict[str, Any]:
             },
             "predictive": {
                 "p_value": fit.check.p_value,
+                "replications": len(fit.check.replicated),
                 "pull_of_each": fit.check.pulls.tolist(),
                 "replicated": _levels(fit.check.replicated),
             },

@@ -60,7 +60,8 @@ def make_task(
     """Settle the likelihood for the bins that are fitted.
 
     Raises:
-        InputError: If fewer than two bins are left, a free dipole leaks into them, or the likelihood does not suit.
+        InputError: If fewer than two bins are left, a free dipole leaks into them, their errors are correlated so
+            much that bins are not told apart and no likelihood was named, or it does not suit.
     """
     task = Task(spectrum, tuple(inputs), tie_dipole, kind, "")
     if task.fitted.sum() < 2:
@@ -70,7 +71,24 @@ def make_task(
     if not tie_dipole:
         _require_little_leakage(task)
     chosen, reason = choose_kind(task.used, kind)
+    off = largest_correlation(task.used)
+    if kind == "auto" and chosen == "hamimeche-lewis" and off > _CORRELATED[task.used.meaning]:
+        raise InputError(
+            f"errors of bins are correlated by up to {off:.2f}: the field of view does not tell these degrees apart, "
+            "and intervals would be far too narrow; add a second site, fit the counts (diffcr sample --model "
+            "small-scale), or name a --likelihood to fit all the same"
+        )
     return dataclasses.replace(task, kind=chosen, reason=reason)
+
+
+_CORRELATED = {"isotropic": 0.25, "total": 0.5, "sky": 0.5}
+"""Correlation of errors, by their meaning, above which bins are not told apart: of simulated skies of one site near a
+pole, 0.4 in noise, intervals of 68 % held the truth in a quarter or less; of one at 20 degrees, 0.1, in 70 %."""
+
+
+def largest_correlation(spectrum: MeasuredPower) -> float:
+    """Largest correlation of the errors of any two bins, by size."""
+    return float(np.abs(spectrum.correlation - np.eye(len(spectrum.low))).max())
 
 
 _DIPOLE_POWER = 4 * math.pi / 9 * 1e-3**2
@@ -90,9 +108,9 @@ def _require_little_leakage(task: Task) -> None:
         k = bad[np.argmax((leak / error)[bad])]
         size = "the measured C_1" if first else "a dipole of 1e-3"
         raise InputError(
-            f"the bin l = {used.label(k)} holds {leak[k]:.2g} of {size}, its error {error[k]:.2g}: the field of view does "
-            "not tell them apart, and the power of l = 1 is free; use --dipole tie, a higher --lmin, a second site, or "
-            "fit the counts (diffcr sample --model small-scale)"
+            f"the bin l = {used.label(k)} holds {leak[k]:.2g} of {size}, its error is {error[k]:.2g}: the field of "
+            "view does not tell them apart, and the power of l = 1 is free; use --dipole tie, a higher --lmin, a "
+            "second site, or fit the counts (diffcr sample --model small-scale)"
         )
 
 
@@ -138,7 +156,7 @@ def summary(task: Task, fits: Mapping[str, Fit], not_run: Mapping[str, str], pla
         "software": f"diffcr {diffcr.__version__}",
         "inputs": [dict(record) for record in task.inputs],
         "converged": not problems,
-        "verdict": "converged" if not problems else f"NOT converged: {problems[0]}",
+        "verdict": _verdict(problems),
         "problems": problems,
         "data": {
             "l_low": list(spectrum.low),
@@ -210,21 +228,14 @@ def _dipole(task: Task, fits: Mapping[str, Fit]) -> dict[str, Any] | None:
     return out
 
 
-_CORRELATED = 0.5
-"""Correlation of errors above which bins are hardly told apart, and intervals were found too narrow."""
-
-
 def notes(task: Task, models: Mapping[str, dict]) -> list[str]:
     """What a reader should know before using the numbers."""
     out = []
     if task.kind == "normal" and task.spectrum.meaning != "mean":
         out.append("few multipoles are not normal: errors of the lowest degrees are rough in this likelihood")
-    off = np.abs(task.used.correlation - np.eye(len(task.used.low))).max()
-    if task.kind == "hamimeche-lewis" and off > _CORRELATED:
-        out.append(
-            f"errors of bins are correlated by up to {off:.2f}: the field of view hardly tells these degrees apart, "
-            "and intervals are too narrow; add a second site, or fit the counts (diffcr sample --model small-scale)"
-        )
+    off = largest_correlation(task.used)
+    if off > _CORRELATED.get(task.spectrum.meaning, 1.0):
+        out.append(f"errors of bins are correlated by up to {off:.2f}: intervals are too narrow, perhaps by far")
     if task.used.lost_orders and any("C_1_aligned" in entry["priors"] for entry in models.values()):
         out.append(
             "the data hold no m = 0: of an aligned pattern they see a part that depends on the field's declination; "
@@ -243,11 +254,23 @@ def notes(task: Task, models: Mapping[str, dict]) -> list[str]:
             )
         p_value = entry["predictive"]["p_value"]
         if p_value < SMALL_P:
-            out.append(f"{name} does not describe the data: predictive p {p_value:.2g}")
+            out.append(f"{name} does not describe the data: predictive {_p_in_words(entry['predictive'])}")
         if entry["leave_one_out"]["unreliable"]:
             words = ", ".join(entry["leave_one_out"]["unreliable"])
             out.append(f"{name}: leave-one-out of l = {words} is unreliable (Pareto k above its limit)")
     return out
+
+
+def _verdict(problems: list[str]) -> str:
+    if not problems:
+        return "converged"
+    return f"NOT converged: {problems[0]}" + (f", and {len(problems) - 1} more" if len(problems) > 1 else "")
+
+
+def _p_in_words(predictive: dict) -> str:
+    """The smallest p that so many replications can give is a bound."""
+    p_value, least = predictive["p_value"], 1 / (predictive["replications"] + 1)
+    return f"p below {least:.2g}" if p_value <= 1.01 * least else f"p {p_value:.2g}"
 
 
 def _far(entry: dict, key: str, prior: dict) -> bool:
@@ -265,8 +288,7 @@ def describe(content: Mapping[str, Any]) -> list[str]:
         f"dipole           {content['dipole']['treatment']}",
     ]
     for name, entry in content["models"].items():
-        p_value = entry["predictive"]["p_value"]
-        out.append(f"\n{name}: {entry['description']}; predictive p {p_value:.2g}")
+        out.append(f"\n{name}: {entry['description']}; predictive {_p_in_words(entry['predictive'])}")
         for key, found in entry["parameters"].items():
             (low, high), (lowest, highest) = found["equal_tailed_68"], found["equal_tailed_95"]
             mark = "  (as in the prior)" if found["prior_dominated"] else ""
@@ -275,6 +297,8 @@ def describe(content: Mapping[str, Any]) -> list[str]:
                 f"{mark}"
             )
     out += [f"\n{name}: not fitted: {reason}" for name, reason in content["not_run"].items()]
+    if len(content["models"]) < 2:
+        return out
     out.append("\nleave one out    elpd, and difference to the best")
     for row in content["comparison"]["models"]:
         off = "" if row["verdict"] == "best" else f"{row['difference']:+.1f} +- {row['difference_error']:.1f}, "
@@ -320,7 +344,14 @@ def figures(task: Task, fits: Mapping[str, Fit]) -> dict[str, Figure]:
     fitted = None if np.all(task.fitted) else task.fitted
     out = {
         "power": power_fit(
-            np.sqrt(low * high) if edges else low, spectrum.power, error, bands, edges=edges, noise=noise, fitted=fitted
+            np.sqrt(low * high) if edges else low,
+            spectrum.power,
+            error,
+            bands,
+            edges=edges,
+            noise=noise,
+            fitted=fitted,
+            label="Data, noise and scatter of random skies" if np.any(spectrum.sample_error > 0) else "Data",
         )
     }
     for name, fit in fits.items():

@@ -4,9 +4,11 @@ import json
 import sys
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import pytest
 from diffcr.inference import cli, load_counts
+from diffcr.inference.spectrum_files import read_spectrum
 
 from diffcr.errors import FitError
 
@@ -77,6 +79,13 @@ def test_everything_of_an_event_list(diffcr, files, tmp_path):
         if "vector" in entry:
             assert abs(entry["vector"][0] - 0.2) < 5 * entry["covariance"][0][0] ** 0.5
             assert abs(entry["vector"][1] - 0.1) < 5 * entry["covariance"][1][1] ** 0.5
+    for name in ("power", "pseudo-power"):
+        # What a fit of theory needs is there: of the mean of each bin, and of noise alone.
+        entry = summary["parts"][0]["methods"][name]
+        spectrum, record = read_spectrum(out / "estimates.json", estimator=name)
+        assert "window" not in record and spectrum.meaning == "isotropic"
+        np.testing.assert_allclose(spectrum.window, entry["window"], atol=1e-9)
+        np.testing.assert_allclose(np.diag(entry["isotropic_covariance"]) ** 0.5, entry["isotropic_error"])
     assert {"frames", "solar_index", "stability", "systematics"} <= set(summary)
     pictures = {path.stem for path in out.glob("*.png")}
     assert pictures == {"estimates", "power_spectrum", "two_point", "projection", "stability"}

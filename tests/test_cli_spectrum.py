@@ -109,6 +109,45 @@ def test_files_of_one_sky_must_not_overlap(run, write, tmp_path):
         raise error
 
 
+def estimates(window, correlation=0.1):
+    """estimates.json of six bins of two degrees each."""
+    low = np.arange(1, 12, 2)
+    power = 1e-6 * low**-2.0
+    apart = np.abs(np.subtract.outer(np.arange(6), np.arange(6)))
+    entry = {
+        "l_low": low.tolist(),
+        "l_high": (low + 1).tolist(),
+        "power": power.tolist(),
+        "noise": [1e-10] * 6,
+        "isotropic_error": (1e-10 * np.sqrt(1 / (2 * low + 2))).tolist(),
+        "power_covariance": (np.outer(power, power) * (-correlation) ** apart).tolist(),
+        "window": window.tolist(),
+    }
+    return json.dumps({"parts": [{"label": "all", "methods": {"power": entry}}]})
+
+
+def test_bins_that_hold_a_free_dipole_or_each_other_are_refused(run, write, tmp_path):
+    window = np.kron(np.eye(6), [0.5, 0.5])
+    leaking = window.copy()
+    leaking[1, 0] = -0.1
+    cases = (
+        (leaking, 0.1, (), r"l = 3-4 holds 2e-07 of the measured C_1, its error is .* use --dipole tie"),
+        (leaking, 0.1, ("--lmin", "3"), r"l = 3-4 holds 1.4e-07 of a dipole of 1e-3"),
+        (leaking, 0.1, ("--lmin", "5"), None),
+        (window, 0.4, (), r"correlated by up to 0.40: .* name a --likelihood"),
+        (window, 0.1, (), None),
+        (leaking, 0.1, ("--dipole", "tie"), None),
+        (window, 0.4, ("--likelihood", "normal"), None),
+    )
+    for number, (each, correlation, options, message) in enumerate(cases):
+        path = write(estimates(each, correlation), f"{number}.json")
+        # Where nothing else is refused, the name of the model is.
+        error, _ = run(path, *options, "--model", "other", "-o", tmp_path / "out")
+        with pytest.raises(InputError, match=message or "--model must be one of"):
+            raise error
+        assert "\n" not in str(error)
+
+
 def test_priors_come_by_model_and_name():
     found = parse_priors(["cascade.depth=0.5,1", "cascade.C_1=1e-6,2"], ["cascade", "mixed"])
     assert found == {"cascade": {"depth": (0.5, 1.0), "C_1": (1e-6, 2.0)}, "mixed": {}}

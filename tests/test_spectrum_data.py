@@ -229,6 +229,10 @@ def test_an_estimate_is_read_with_modes_from_its_noise(write):
     assert record["estimator"] == "power" and record["part"] == "all" and found.lost_orders
     np.testing.assert_allclose(found.modes, [2, 4, 20])
     np.testing.assert_allclose(found.correlation[0, 1], 0.3 / np.sqrt(7))
+    noise = np.outer(ENTRY["isotropic_error"], ENTRY["isotropic_error"]) * [[1, 0.1, 0], [0.1, 1, 0.1], [0, 0.1, 1]]
+    newer, _ = read_spectrum(write(estimates({"power": ENTRY | {"isotropic_covariance": noise.tolist()}}), "n.json"))
+    np.testing.assert_allclose(newer.correlation[0], [1, 0.1, 0])
+    np.testing.assert_allclose(newer.modes, [2, 4, 20])
     np.testing.assert_allclose(found.variance, 2 / found.modes * (1e-18 + 2e-9 * found.power))
     over, _ = read_spectrum(write(estimates({"power": ENTRY | {"power": [1e-6, -3e-9, 2e-9]}}), "over.json"))
     np.testing.assert_allclose(over.modes, [2, 4, 20])

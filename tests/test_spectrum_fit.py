@@ -102,6 +102,57 @@ def test_the_truth_has_its_place(law):
         truth(law, {"C_2": 1.0})
 
 
+def ending_below():
+    """A cascade with an end, and data of noise from l = 8 on."""
+    l = np.arange(8, 16)
+    power = 1e-12 * np.abs(np.random.default_rng(1).standard_normal(8))
+    data = spectrum(l, l, power, np.full(8, 1e-11), meaning="isotropic")
+    return Problem(build_model("cascade", 15, end=True), data, "normal")
+
+
+def test_a_cascade_may_end_below_the_data():
+    """Then they hold noise alone, and the likelihood is that of no power."""
+    problem = ending_below()
+    data, model = problem.spectrum, problem.model
+    nothing = np.sum(stats.norm.logpdf(data.power, 0, data.error))
+    for end in (3.0, 6.9):
+        units = jnp.stack([model.priors[k].unit(v) for k, v in {"C_1": 1e-6, "depth": 0.5, "end": end}.items()])
+        x = model.coordinates(units, problem.seen)
+        assert float(problem.log_posterior(x)) == pytest.approx(nothing - 0.5 * float(units @ units), rel=1e-9)
+        assert np.isfinite(jax.grad(problem.log_posterior)(x)).all()
+
+
+@pytest.mark.slow
+def test_chains_reach_ends_below_the_data():
+    problem = ending_below()
+    found = sample_posteriors(problem, dataclasses.replace(SHORT, warmup=300, draws=1000))
+    drawn = parameters(problem, found.points[0])
+    prior = np.asarray(problem.model.priors["end"].value(np.random.default_rng(2).standard_normal(4000)))
+    # No power is seen: an end below the data is as likely as before, or more.
+    assert np.mean(drawn["end"] < 7) > np.mean(prior < 7) - 0.1
+    assert found.statistics["diverging"].mean() < 0.02
+
+
+def test_patterns_need_noise_and_no_bin_expects_less_than_nothing(law):
+    """Without noise an aligned pattern does not scatter; where a window has negative parts the mean stays at zero."""
+    l = np.arange(2, L_MAX + 1)
+    exact = spectrum(
+        l, l, law.spectrum.power, np.sqrt(2 / (2 * l + 1)) * law.spectrum.power, sky_fraction=1.0, meaning="total"
+    )
+    with pytest.raises(InputError, match="without noise an aligned pattern has no scatter"):
+        Problem(build_model("pitch-angle", L_MAX), exact, "chi2")
+    window = law.spectrum.window.copy()
+    window[3, 0] = -1e4
+    leaking = dataclasses.replace(law, spectrum=dataclasses.replace(law.spectrum, window=window))
+    point = jnp.asarray(truth(leaking, LAW))
+    assert float(leaking.bands(point)[0][3]) == 0
+    # What leaks is no degree of the data.
+    window[3, 0] = 1e-3
+    np.testing.assert_array_equal(
+        dataclasses.replace(law, spectrum=dataclasses.replace(law.spectrum, window=window)).seen, law.seen
+    )
+
+
 def test_leaving_out_a_bin_is_a_fit_without_it(law, batch):
     """elpd of each bin by importance weights, against fits in which the bin does not count."""
     left = leave_one_out(law, batch["expected"][1], SHORT)
