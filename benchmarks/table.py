@@ -200,20 +200,19 @@ def _small_scale_rows(results: dict) -> list[tuple[str, str, str]]:
         ]
         for level in ("68", "95")
     }
-    best = found["comparison"]
+    command = f"`{found['provenance']['command'].removeprefix('python3 ').strip()}`"
     rows = [
         (
-            f"parameters of cascade, profile, both, power law from C_l, full and cut sky, {found['skies']} skies each",
+            f"parameters of {', '.join(found['recovery'])} from C_l, {found['skies']} skies each",
             f"68 % intervals hold {min(held['68']):.0%} to {max(held['68']):.0%}, 95 % ones {min(held['95']):.0%} to "
             f"{max(held['95']):.0%}",
-            "`benchmarks/small_scales.py`",
-        ),
-        (
-            f"of cascade, power law and profile the true one foretells degrees best, {found['skies']} skies each",
-            ", ".join(f"{entry['best'][name]:.0%}" for name, entry in best.items()),
-            "`benchmarks/small_scales.py`",
-        ),
+            command,
+        )
     ]
+    if found["comparison"]:
+        best = ", ".join(f"{entry['best'][name]:.0%}" for name, entry in found["comparison"].items())
+        true = ", ".join(found["comparison"])
+        rows.append((f"of {true} the true one foretells degrees best, {found['skies']} skies each", best, command))
     return rows
 
 
