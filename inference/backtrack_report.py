@@ -1,6 +1,5 @@
 """Backtracked skies on disk and in words: backtrack.nc, sky_*.fits, power_*.csv, backtrack.json and the pictures."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from .backtrack import settings
 from .backtrack_cost import Estimate
 from .backtrack_summary import Analysis, Asymptotic, Orientation, cascade_curve
 from .backtrack_tables import CONVENTIONS, dataset, skies, write_power, write_sky
-from .files import together, write_netcdf
+from .files import finite, together, write_netcdf
 from .report import write_json
 
 
@@ -69,7 +68,7 @@ def summary(analysis: Analysis, cost: Mapping[str, Any] | None = None) -> dict[s
     run, setup = analysis.result.run, analysis.setup
     seconds = analysis.result.seconds
     check = analysis.step_check
-    return _finite(
+    return finite(
         {
             "software": f"diffcr {diffcr.__version__}",
             "conventions": CONVENTIONS,
@@ -191,17 +190,6 @@ def notes(analysis: Analysis) -> list[str]:
             "raise --step-check"
         )
     return out
-
-
-def _finite(content: Any) -> Any:
-    """Null where a number is not finite: JSON has none."""
-    if isinstance(content, Mapping):
-        return {k: _finite(v) for k, v in content.items()}
-    if isinstance(content, list | tuple):
-        return [_finite(v) for v in content]
-    if isinstance(content, float | np.floating):
-        return float(content) if math.isfinite(content) else None
-    return content
 
 
 def describe(content: dict[str, Any]) -> list[str]:

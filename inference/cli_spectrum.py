@@ -112,9 +112,10 @@ def spectrum(
     data, records = _read(files, errors, covariance, sky_fraction, estimator, part, lmin, lmax)
     task = make_task(data, records, dipole == "tie", likelihood)
     models = _models(model, data, rates, scattering, end, field_declination, prior)
-    make_folder(output)
     tell = lambda name: print(f"fitting          {name}", file=sys.stderr)
     fits, not_run = fit_all(task, models, plan, refit, tell)
+    # Not before there is something to put in: minutes may pass, and an interrupt would leave it empty.
+    make_folder(output)
     content = write_spectrum(task, fits, not_run, plan, output, plots)
     print("\n".join(describe(content)))
     for note in content["notes"]:

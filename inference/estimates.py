@@ -22,8 +22,8 @@ from .control_frames import combined_index, solar_indices
 from .control_runs import Events, Source, frames_of, systematics_block, to_j2000
 from .data import Counts
 from .estimate_parts import METHODS, OF_ALL, Part, Settings
+from .files import finite
 from .map_products import frame_of
-from .report import _finite, _without_nan
 from .scrambling import scramble
 from .selection import select
 from .stability import Estimate, stability, stability_of_events
@@ -78,7 +78,7 @@ def estimates(
         reasons = "; ".join(dict.fromkeys(f"{e['method']} {e['reason']}" for e in run.not_run))
         raise InputError(f"none of the methods can run on these data: {reasons}")
     summary["not_run"] = run.not_run
-    return _without_nan(_hidden(summary) if counts.blinded else summary)
+    return finite(_hidden(summary) if counts.blinded else summary)
 
 
 _KEYS = {name: name.replace("-", "_") for name in METHODS}
@@ -92,7 +92,7 @@ def _header(counts: Counts) -> dict:
         "observatories": [s.name for s in counts.sites],
         "time_frame": counts.time_frame,
         "equinox": frame_of(counts).name,
-        "mean_epoch": _finite(counts.overall_epoch()),
+        "mean_epoch": finite(counts.overall_epoch()),
         "grid": list(counts.grid.shape),
         "blinded": counts.blinded,
         "inputs": list(counts.inputs),

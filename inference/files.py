@@ -1,11 +1,14 @@
 """Files that appear under their names only when they are complete."""
 
 import contextlib
+import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from diffcr.errors import InputError
 
@@ -66,3 +69,14 @@ def write_netcdf(path: str | os.PathLike, content: Any, **options: Any) -> None:
     """
     with atomic(path) as part:
         part.write_bytes(content.to_netcdf(None, engine="h5netcdf", **options))
+
+
+def finite(content: Any) -> Any:
+    """The same as JSON has it: None for every number that is not finite, lists for tuples."""
+    if isinstance(content, Mapping):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    if isinstance(content, float | np.floating):
+        return float(content) if math.isfinite(content) else None
+    return content

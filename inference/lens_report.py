@@ -9,11 +9,11 @@ import numpy as np
 import diffcr
 
 from . import lens_plots, plots
-from .files import together, write_netcdf
+from .files import finite, together, write_netcdf
 from .lens import Seen, Setup
 from .lens_places import FRAMES
 from .lens_tables import CONVENTIONS, dataset, write_sky
-from .report import _without_nan, write_json
+from .report import write_json
 
 
 def write_lens(setup: Setup, skies: Sequence[Seen], outside: dict[str, Any], folder: Path, pictures: bool) -> dict:
@@ -65,7 +65,7 @@ def summary(setup: Setup, skies: Sequence[Seen], outside: dict[str, Any]) -> dic
         "skies": [_row(setup, seen) for seen in skies],
         "notes": [note for seen in skies for note in _notes(setup, seen)],
     }
-    return _without_nan(content)
+    return finite(content)
 
 
 def _row(setup: Setup, seen: Seen) -> dict[str, Any]:

@@ -11,12 +11,13 @@ import diffcr
 from . import plots
 from .dipole import Dipole, log10_p_value, significance_sigma
 from .discs import DiscMap, Null
+from .files import finite
 from .fit import _to_j2000, dead_bins
 from .map_products import Frame, HealpixMap, Spot, frame_of, map_dipole
 from .maps import SkyMap, cell_significance
 from .multipoles import free_multipoles
 from .post_trial import PostTrial
-from .report import _finite, _without_nan, describe_systematics
+from .report import describe_systematics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,14 +78,14 @@ def map_summary(analysis: Analysis, cpu_seconds: float, systematics: dict | None
         ],
         "time_frame": counts.time_frame,
         "equinox": frame.name,
-        "mean_epoch": _finite(counts.overall_epoch()),
+        "mean_epoch": finite(counts.overall_epoch()),
         "grid": list(counts.grid.shape),
         "cells": list(sky.cells),
         "median_expectation_per_cell": float(np.median(expected)),
         "nside": analysis.healpix.nside,
         "sky_fraction": float((exposed * counts.grid.solid_angle[:, None]).sum() / (4 * np.pi)),
         "converged": sky.converged if sky.method != "iterative" else None,
-        "remaining_gain": _finite(sky.remaining_gain),
+        "remaining_gain": finite(sky.remaining_gain),
         "iterations": sky.newton_steps,
         "gradient_steps": sky.gradient_steps,
         "cpu_seconds": cpu_seconds,
@@ -115,7 +116,7 @@ def map_summary(analysis: Analysis, cpu_seconds: float, systematics: dict | None
     }
     if systematics is not None:
         content["systematics"] = systematics
-    return _without_nan(content)
+    return finite(content)
 
 
 _DEAD_DAY = 0.1

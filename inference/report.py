@@ -15,7 +15,7 @@ from . import plots
 from .data import Counts
 from .epochs import merge_test
 from .estimators import RayleighResult, rayleigh_of_counts
-from .files import atomic
+from .files import atomic, finite
 from .fit import FitResult, dead_bins
 from .smoothing import smooth_sky
 
@@ -67,7 +67,7 @@ def fit_summary(result: FitResult, systematics: dict | None = None) -> dict:
             {
                 "name": counts.label(place),
                 "num_events": int(counts.num_events[place]),
-                "mean_epoch": _finite(counts.mean_epoch[place]),
+                "mean_epoch": finite(counts.mean_epoch[place]),
                 "rate_bins": bins,
                 "dead_bins": dead,
             }
@@ -75,14 +75,14 @@ def fit_summary(result: FitResult, systematics: dict | None = None) -> dict:
         ],
         "time_frame": counts.time_frame,
         "equinox": result.equinox,
-        "mean_epoch": _finite(counts.overall_epoch()),
+        "mean_epoch": finite(counts.overall_epoch()),
         "grid": list(counts.grid.shape),
         "lmax": result.l_max,
         "exposure": "known" if result.known_exposure else "fitted",
         "converged": result.converged,
         "remaining_gain": result.remaining_gain,
         "num_steps": result.num_steps,
-        "condition": _finite(result.condition),
+        "condition": finite(result.condition),
         "livetime_inflation": result.livetime_inflation,
         "test_statistic": result.test_statistic,
         "degrees_of_freedom": result.degrees_of_freedom,
@@ -98,22 +98,13 @@ def fit_summary(result: FitResult, systematics: dict | None = None) -> dict:
     }
     if systematics is not None:
         summary["systematics"] = systematics
-    return _without_nan(summary)
+    return finite(summary)
 
 
 def has_errors(result: FitResult) -> bool:
     """Whether the dipole has a covariance: finite and positive definite. It has none far from a maximum."""
     covariance = result.dipole.covariance
     return bool(np.isfinite(covariance).all() and np.linalg.eigvalsh(covariance)[0] > 0)
-
-
-def _without_nan(content):
-    """The same with None for every number that is not finite: JSON knows neither NaN nor infinity."""
-    if isinstance(content, dict):
-        return {key: _without_nan(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_without_nan(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _observatory(counts: Counts, k: int) -> dict:
@@ -160,10 +151,6 @@ def _rayleigh(result: RayleighResult, hidden: bool) -> dict:
         "log10_p": result.log10_p,
         "note": "first harmonic in right ascension of date; assumes uniform exposure in right ascension",
     }
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def write_json(path: Path, content: dict) -> Path:

@@ -7,11 +7,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from . import plots, posterior_plots
-from .files import together, write_netcdf
+from .files import finite, together, write_netcdf
 from .named import group, tree
 from .report import write_json
 from .source_fit import Problem, identity
-from .summary import MAX_DIVERGENT, MAX_R_HAT, MIN_ESS_PER_CHAIN, PRIOR_DISTANCE, _finite
+from .summary import MAX_DIVERGENT, MAX_R_HAT, MIN_ESS_PER_CHAIN, PRIOR_DISTANCE
 from .summary import describe as describe_quantity
 
 _CIRCULAR = ("right_ascension_deg",)
@@ -73,7 +73,7 @@ def summarise(posterior: Any, problem: Problem) -> dict:
             f"NOT converged: {problems[0]}{more}. Do not quote these numbers; resume with more draws "
             "(--resume --draws N), or start again with a longer warm-up"
         )
-    return _finite(
+    return finite(
         {
             "software": draws.attrs["software"],
             "specification": identity(problem),

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ import xarray as xr
 
 import diffcr
 
+from .files import finite
 from .named import container
 from .posterior import distance
 from .sampler import Plan
@@ -114,7 +114,7 @@ def summarise_fit(fit: Fit) -> dict[str, Any]:
     loo, bins = fit.leave_one_out, problem.spectrum
     places = [bins.label(k) for k in range(len(bins.low))]
     listed = lambda mask: [place for place, seen in zip(places, mask, strict=True) if seen]
-    return _finite(
+    return finite(
         {
             "description": model.words,
             "priors": {name: prior.describe() for name, prior in model.priors.items()},
@@ -224,14 +224,3 @@ def to_arviz(fit: Fit) -> Any:
             ),
         }
     )
-
-
-def _finite(content: Any) -> Any:
-    """Null where a number is not finite: JSON has none."""
-    if isinstance(content, dict):
-        return {k: _finite(v) for k, v in content.items()}
-    if isinstance(content, list | tuple):
-        return [_finite(v) for v in content]
-    if isinstance(content, float | np.floating):
-        return float(content) if math.isfinite(content) else None
-    return content

@@ -7,6 +7,7 @@ from typing import Any
 import arviz as az
 import numpy as np
 
+from .files import finite
 from .named import group
 
 MAX_R_HAT = 1.01
@@ -96,7 +97,7 @@ def summarise(posterior: Any) -> dict:
         "rates": rates,
         "inputs": json.loads(attrs["inputs"]),
     }
-    return _finite(content)
+    return finite(content)
 
 
 _SIGNED = {"field_right_ascension_deg", "field_declination_deg", "gradient_strength"}
@@ -183,11 +184,3 @@ def _verdict(problems: list[str]) -> str:
         f"NOT converged: {problems[0]}{more}. Do not quote these numbers; resume with more draws "
         "(--resume --draws N), or start again with a longer warm-up"
     )
-
-
-def _finite(content):
-    if isinstance(content, dict):
-        return {k: _finite(v) for k, v in content.items()}
-    if isinstance(content, list):
-        return [_finite(v) for v in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content

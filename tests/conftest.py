@@ -3,6 +3,7 @@
 import importlib.util
 import mmap
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -53,3 +54,18 @@ def write(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command line in this process; gives (exit code, output, errors)."""
+    from diffcr.inference.cli import main
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["diffcr", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out = capsys.readouterr()
+        return ended.value.code or 0, out.out, out.err
+
+    return call

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import xarray as xr
 from diffcr.inference import backtrack_cost, cli_backtrack
-from diffcr.inference.cli import main
 from diffcr.inference.cli_backtrack import chosen_spectrum, parse_angles, start_devices
 
 from diffcr.errors import InputError
@@ -23,20 +22,6 @@ SMALL = (
     *("--larmor-radius", "0.4", "--lambda-min", "0.5", "--lambda-max", "4", "--size", "6", "--samples", "2"),
     *("--omega-t", "4", "--omega-step", "0.1", "--nside", "4", "--devices", "1"),
 )
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command line in this process; gives (exit code, output, errors)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["diffcr", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out = capsys.readouterr()
-        return ended.value.code or 0, out.out, out.err
-
-    return call
 
 
 def test_a_run_writes_its_tables_maps_and_pictures(run, tmp_path, write):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 
 import jax
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 import scipy.stats
 import xarray as xr
 from diffcr.inference import sample
-from diffcr.inference.cli import main
 from diffcr.inference.degree_refit import refitted
 from diffcr.inference.degree_report import compare_folders, describe, figure
 from diffcr.inference.named import tree
@@ -49,18 +47,6 @@ def folders(counts, tmp_path_factory):
         tree(sample(counts, spec(**priors), PLAN)).to_netcdf(folder / "posterior.nc", engine="h5netcdf")
         out.append(folder)
     return out
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["diffcr", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out = capsys.readouterr()
-        return ended.value.code or 0, out.out, out.err
-
-    return call
 
 
 def test_models_in_folders_are_ranked(run, folders, tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 
 import healpy
 import jax.numpy as jnp
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 import xarray as xr
 from astropy.io import fits
-from diffcr.inference.cli import main
 from diffcr.inference.cli_lens import chosen_place, parse_rigidities
 from diffcr.inference.lens import Setup, look
 from diffcr.inference.lens_outside import chosen_outside, dipole_outside
@@ -27,20 +25,6 @@ from diffcr.turbulence import Uniform
 from diffcr.units import AU, EV, KPC, LARMOR_RADIUS
 
 FAST = ("--nside", "4", "--step", "20")
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command line in this process; gives (exit code, output, errors)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["diffcr", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out = capsys.readouterr()
-        return ended.value.code or 0, out.out, out.err
-
-    return call
 
 
 def test_skies_behind_the_heliosphere_are_written(run, tmp_path):

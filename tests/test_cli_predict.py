@@ -2,28 +2,12 @@
 
 import csv
 import json
-import sys
 
 import numpy as np
 import pytest
-from diffcr.inference.cli import main
 from diffcr.inference.cli_predict import chosen_model, parse_energies, with_prior_options
 
 from diffcr.errors import InputError
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command line in this process; gives (exit code, output, errors)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["diffcr", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out = capsys.readouterr()
-        return ended.value.code or 0, out.out, out.err
-
-    return call
 
 
 def rows(path):

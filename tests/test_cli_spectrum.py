@@ -1,6 +1,7 @@
 """`diffcr spectrum` as users run it: what is written, and what is refused in one line."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -159,3 +160,15 @@ def test_priors_come_by_model_and_name():
 def test_the_help_has_an_example(run):
     _, out = run("--help")
     assert "Example: diffcr spectrum estimates/estimates.json" in " ".join(out.split())
+
+
+def test_the_command_itself_ends_with_2_and_one_line(write, tmp_path, monkeypatch, capsys):
+    from diffcr.inference.cli import main
+
+    path = write("l,C_l,error\n2,1e-9,-1e-10\n3,1e-9,1e-10\n", "bad.csv")
+    monkeypatch.setattr(sys, "argv", ["diffcr", "spectrum", str(path), "-o", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and error.count("\n") == 1 and "bad.csv" in error
+    assert not (tmp_path / "out").exists()
