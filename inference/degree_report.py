@@ -152,7 +152,13 @@ def _refit(folder: Path, name: str, posterior: Any, tell) -> Callable[[int], np.
             header = json.loads(_attributes(posterior)["specification"])
             header["priors"] = {k: tuple(v) if isinstance(v, list) else v for k, v in header["priors"].items()}
             spec = Specification(**header)
-            made.append(refitted(spec, spec.likelihood(load_counts(folder / "counts.nc"))))
+            sky = spec.likelihood(load_counts(folder / "counts.nc"))
+            if len(sky.degree) != group(posterior, "posterior")["theta_of_date"].shape[-1]:
+                raise InputError(
+                    f"{name} was sampled with a prior on the acceptance, which its folder does not hold: degrees "
+                    "cannot be sampled again; give --no-refit"
+                )
+            made.append(refitted(spec, sky))
         if tell is not None:
             tell(name, l)
         return made[0](l)

@@ -137,7 +137,7 @@ def _name_dipole(vector: Array, scale: float) -> None:
     Where the data do not measure delta_N it is drawn from its prior, to be marked as such, and there is no declination.
     """
     x, y = vector[0], vector[1]
-    _name_equatorial(x, y)
+    name_equatorial(x, y)
     if vector.shape[0] == 3:
         north = numpyro.deterministic("delta_N", vector[2])
         numpyro.deterministic("declination_deg", jnp.rad2deg(jnp.arctan2(north, jnp.hypot(x, y))))
@@ -146,7 +146,8 @@ def _name_dipole(vector: Array, scale: float) -> None:
         numpyro.deterministic("delta_N", scale * numpyro.sample("delta_N_scaled", dist.Normal(0.0, 1.0)))
 
 
-def _name_equatorial(x: Array, y: Array) -> None:
+def name_equatorial(x: Array, y: Array) -> None:
+    """Report delta_0h and delta_6h, J2000, with their amplitude and right ascension [deg]; scalars or (energy,)."""
     numpyro.deterministic("delta_0h", x)
     numpyro.deterministic("delta_6h", y)
     numpyro.deterministic("amplitude", jnp.hypot(x, y))
@@ -213,7 +214,7 @@ def local_field(
         foretell_degrees(sky, design, 0.0, widths, offset)
     seen = jnp.einsum("ekn,n->ek", dipoles, values) + motion
     x, y, z = seen[0] if len(sky.energies) == 1 else seen.T
-    _name_equatorial(x, y)
+    name_equatorial(x, y)
     numpyro.deterministic("delta_N", z)
     if profile_scale is not None:
         numpyro.deterministic("profile", values[-(sky.l_max - 1) :])

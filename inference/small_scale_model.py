@@ -28,10 +28,10 @@ from diffcr.typing import AnyArray
 
 from .models import (
     DIPOLE_NORM,
-    _name_equatorial,
     counts,
     foretell_degrees,
     log_evidence_of,
+    name_equatorial,
     observed_motion,
     stretch_of,
 )
@@ -113,7 +113,7 @@ def small_scale(
     if dipole_scatter > 0:
         dipole = dipole + _scattered_dipole(sky, values[1:])
     x, y, z = dipole
-    _name_equatorial(x, y)
+    name_equatorial(x, y)
     numpyro.deterministic("delta_N", z)
     if profile != "none":
         l = jnp.arange(2, sky.l_max + 1)
@@ -306,7 +306,7 @@ def _turbulent_power(l_max, power, relaxation, depth, end, median, spread, slope
     if end is not None:
         last = end[0] + (end[1] - end[0]) * numpyro.sample("end_scaled", dist.Uniform(0.0, 1.0))
         numpyro.deterministic("end", last)
-    return second + cascade_shape(time, last, relaxation, l_max)
+    return second + log_cascade_shape(time, last, relaxation, l_max)
 
 
 def _middle_power(l_max: int, given: dict) -> Float[Array, " degree"] | None:
@@ -317,7 +317,7 @@ def _middle_power(l_max: int, given: dict) -> Float[Array, " degree"] | None:
     if given["power"] == "power-law":
         return middle - given["slope"] * jnp.log(jnp.arange(2, l_max + 1) / 2)
     last = None if given["end"] is None else sum(given["end"]) / 2
-    return middle + cascade_shape(given["depth"][0], last, given["relaxation"], l_max)
+    return middle + log_cascade_shape(given["depth"][0], last, given["relaxation"], l_max)
 
 
 def small_scale_sky(
@@ -344,7 +344,7 @@ def small_scale_sky(
     return turbulent + np.asarray(aligned_sky(shape, field, strength))
 
 
-def cascade_shape(
+def log_cascade_shape(
     depth: AnyArray | float, end: AnyArray | float | None, relaxation: str, l_max: int
 ) -> Float[Array, " degree"]:
     """ln C_l / C_2, l = 2 .. l_max, of a nearest-neighbour cascade from l = 1; not below `ENDED` past its end."""

@@ -101,6 +101,21 @@ def test_sampling_again_without_a_degree_leaves_its_prior(counts):
     assert found.std() > 0
 
 
+def test_a_posterior_with_a_prior_on_the_acceptance_is_not_sampled_again_without_it(folders):
+    """Its multipoles include m = 0, which the counts alone do not know."""
+    from diffcr.inference.degree_report import _refit
+
+    with xr.open_datatree(folders[0] / "posterior.nc", engine="h5netcdf") as stored:
+        posterior = stored.load()
+    theta = posterior["posterior"]["theta_of_date"]
+    more = xr.concat([theta, theta.isel(multipole_of_date=[0])], "multipole_of_date")
+    wide = xr.DataTree.from_dict(
+        {"posterior": posterior["posterior"].to_dataset().drop_vars("theta_of_date").assign(theta_of_date=more)}
+    )
+    with pytest.raises(InputError, match="free was sampled with a prior on the acceptance, .* give --no-refit"):
+        _refit(folders[0], "free", wide, None)(2)
+
+
 def test_a_table_and_a_picture_name_the_models():
     content = {
         "degree": [1, 2, 3],

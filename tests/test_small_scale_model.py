@@ -11,7 +11,7 @@ from diffcr.inference import small_scale_model
 from diffcr.inference.data import combine
 from diffcr.inference.simulate import draw_multipoles
 from diffcr.inference.sky_likelihood import sky_likelihood
-from diffcr.inference.small_scale_model import cascade_shape, check_small_scale, small_scale, small_scale_sky
+from diffcr.inference.small_scale_model import check_small_scale, log_cascade_shape, small_scale, small_scale_sky
 from diffcr.inference.specification import Specification
 from helpers import dipole_sky, drawn
 from numpyro import handlers
@@ -140,7 +140,7 @@ def test_a_power_law_has_its_slope(sky):
 
 def test_a_cascade_that_ends_keeps_its_power_there():
     """At large depth all power has come to l = 3; (2l+1) C_l is what flows."""
-    shape = np.exp(np.asarray(cascade_shape(1.0, 3.0, "angular-diffusion", 5)))
+    shape = np.exp(np.asarray(log_cascade_shape(1.0, 3.0, "angular-diffusion", 5)))
     e = np.exp(-np.array([2.0, 6.0]))
     second = 3 / 5 * (e[0] - e[1]) / 2
     third = (3 - 3 * e[0] - 5 * second) / 7
