@@ -16,12 +16,12 @@ import time
 from datetime import date
 from pathlib import Path
 
-import arviz as az
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from diffcr.inference.arviz_import import arviz as az
 from numpyro.distributions import constraints
 
 jax.config.update("jax_enable_x64", True)

@@ -190,14 +190,14 @@ def bridged(
 
 
 def _split_r_hat(values: Float[np.ndarray, "chain draw"]) -> float:
-    import arviz
+    from .arviz_import import arviz
 
     return float(arviz.rhat(values)) if np.ptp(values) > 1e-9 else 1.0
 
 
 def _relative_efficiency(values: Float[np.ndarray, "chain draw l"]) -> float:
     """Least effective sample size of any degree's density over the number of draws, at most 1."""
-    import arviz
+    from .arviz_import import arviz
 
     found = [float(arviz.ess(values[..., l])) for l in range(values.shape[-1]) if np.ptp(values[..., l]) > 1e-9]
     return min([1.0, *(each / values[..., 0].size for each in found if np.isfinite(each))])

@@ -3,10 +3,10 @@
 import dataclasses
 from typing import Any
 
-import arviz as az
 import numpy as np
 import xarray as xr
 
+from .arviz_import import arviz as az
 from .data import Counts
 from .sky_likelihood import SkyLikelihood
 

@@ -24,8 +24,9 @@ def smoothed(
         log_density: Of each entry, given each draw of the posterior of all entries, shape (draw, entry).
         relative_efficiency: Effective sample size of the draws over their number.
     """
-    import arviz
     import xarray
+
+    from .arviz_import import arviz
 
     elpd, pareto_k = log_density[0].copy(), np.zeros(log_density.shape[1])
     # Weights that are all alike, of a model without parameters, have no tail.

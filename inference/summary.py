@@ -4,9 +4,9 @@ import json
 import math
 from typing import Any
 
-import arviz as az
 import numpy as np
 
+from .arviz_import import arviz as az
 from .files import finite
 from .named import group
 

@@ -40,7 +40,7 @@ def run(*arguments, **options):
 
 
 def posterior_values(folder):
-    import arviz as az
+    from diffcr.inference.arviz_import import arviz as az
 
     draws = group(az.from_netcdf(folder / "posterior.nc", engine="h5netcdf"), "posterior")
     return {k: draws[k].values for k in ("delta_0h", "delta_6h", "rate")}

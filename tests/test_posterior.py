@@ -3,10 +3,10 @@
 import json
 import math
 
-import arviz as az
 import diffcr.inference as inference
 import numpy as np
 import pytest
+from diffcr.inference.arviz_import import arviz as az
 from diffcr.inference.data import combine
 from diffcr.inference.fit import fit
 from diffcr.inference.named import group

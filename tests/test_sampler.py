@@ -9,13 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-import arviz as az
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from diffcr.inference.arviz_import import arviz as az
 from diffcr.inference.likelihood import conditional_log_likelihood, form_marginals
 from diffcr.inference.prior import SkyNormal
 from diffcr.inference.sampler import STATISTICS, Kernel, Plan, checksum, natural, sample_segments

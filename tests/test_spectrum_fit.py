@@ -205,7 +205,7 @@ def test_models_are_ranked_and_told_apart_only_where_they_can_be():
 @pytest.mark.slow
 def test_a_fit_says_what_it_found_leaves_out_again_what_it_must_and_is_read_by_arviz(batch):
     """The last bin lies far off the law and pulls the posterior: without it the rest says something else."""
-    import arviz
+    from diffcr.inference.arviz_import import arviz
 
     odd, points, *_ = batch["odd"]
     fit = fit_model(odd, dataclasses.replace(SHORT, draws=500))
