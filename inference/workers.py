@@ -119,8 +119,8 @@ def _result_of(future, left: int) -> Any:
         return future.result()
     except KilledWorker as error:
         raise FitError(
-            f"the workers of one job died each time it was tried, perhaps for lack of memory; {left} jobs are left, and "
-            f"{_AGAIN} with more memory for each worker"
+            f"the workers of one job died each time it was tried, perhaps for lack of memory; {left} jobs are left, "
+            f"and {_AGAIN} with more memory for each worker"
         ) from error
     except (CommClosedError, CancelledError, TimeoutError) as error:
         raise FitError(f"the Dask scheduler was lost; {left} jobs are left, and {_AGAIN}") from error
