@@ -1,4 +1,4 @@
-"""Expected counts mu = I N A, their marginals, and Poisson draws of the marginals."""
+"""Expected counts mu = I N A, their marginals, and Poisson draws of the marginals, of one sky or of many."""
 
 from typing import NamedTuple
 
@@ -99,13 +99,7 @@ def draw_marginals(
         InputError: If an expected count is negative or not finite.
     """
     rings, n = acceptance.shape
-    for name, values in (
-        ("rate", rate),
-        ("acceptance", acceptance),
-        ("relative intensity", relative_intensity),
-    ):
-        if not np.all(np.isfinite(values)) or np.min(values) < 0:
-            raise InputError(f"the {name} is negative or not finite somewhere: no counts can be drawn from it")
+    _require_drawable(rate, acceptance, relative_intensity)
     sums = [_empty(rings, n), _empty(rings, n)] if weight_spread > 0 else [_empty(rings, n)]
     # Right-ascension bin of (time, hour angle).
     column = (np.arange(n)[:, None] - np.arange(n)) % n
@@ -124,6 +118,138 @@ def draw_marginals(
             total.half[0, ring] = (cell * east).sum(axis=1)
             total.half[1, ring] = (cell * (1 - east)).sum(axis=1)
     return sums[0], (sums[1] if weight_spread > 0 else None), events
+
+
+class DrawnMarginals(NamedTuple):
+    """Marginals of many simulated skies, without the halves of the rings.
+
+    Attributes:
+        sky: Sums at fixed right-ascension bin, shape (toy, ring, ra).
+        time: Sums over the local sky, shape (toy, time).
+        local: Sums over time, shape (toy, ring, hour_angle).
+        events: Number of events, shape (toy,).
+        square_time: `time` of the squared weights, or None for unit weights.
+        square_local: `local` of the squared weights, or None for unit weights.
+    """
+
+    sky: np.ndarray
+    time: np.ndarray
+    local: np.ndarray
+    events: np.ndarray
+    square_time: np.ndarray | None = None
+    square_local: np.ndarray | None = None
+
+
+def draw_many(
+    rng: np.random.Generator,
+    rate: np.ndarray,
+    acceptance: np.ndarray,
+    relative_intensity: np.ndarray,
+    number: int,
+    weight_spread: float = 0.0,
+) -> DrawnMarginals:
+    """Poisson counts of every (time, ring, hour angle) cell of many skies, summed into sky, time and local map.
+
+    Where events are fewer than cells they are drawn one by one, else the cells are. Skies are drawn one after the
+    other: the first ones are the same however many follow.
+
+    Args:
+        rng: NumPy generator.
+        rate: Expected counts per time bin, shape (time,).
+        acceptance: Relative acceptance (ring, hour_angle), sums to 1.
+        relative_intensity: Sky (ring, ra), non-negative.
+        number: How many skies.
+        weight_spread: Standard deviation of the logarithm of log-normal weights (mean 1); 0 for unit weights.
+
+    Raises:
+        InputError: If an expected count is negative or not finite.
+    """
+    _require_drawable(rate, acceptance, relative_intensity)
+    cells = np.flatnonzero(acceptance)
+    expected = rate.sum() * acceptance.sum() * relative_intensity.max()
+    if 2 * expected < len(rate) * cells.size:
+        parts = [_by_events(rng, rate, acceptance, relative_intensity, weight_spread) for _ in range(number)]
+        return DrawnMarginals(*(None if x[0] is None else np.stack(x) for x in zip(*parts, strict=True)))
+    return _by_cells(rng, rate, acceptance, relative_intensity, number, weight_spread)
+
+
+_MOST_CELLS = 1_000_000
+"""Cells drawn at once: some tens of MB."""
+
+
+def _by_cells(rng, rate, acceptance, intensity, number, spread) -> DrawnMarginals:
+    """Each cell of (seen local cells, time), as many skies and rings at once as fit."""
+    n_ring, n = acceptance.shape
+    column = (np.arange(n)[:, None] - np.arange(n)) % n
+    out = _no_marginals(number, n_ring, n, spread > 0)
+    rings = np.flatnonzero(acceptance.sum(axis=1) > 0)
+    # Weights and all the rings of one sky follow its counts in the stream: then each sky is drawn alone.
+    alone = spread > 0 or n * n * len(rings) > _MOST_CELLS
+    per_part = max(1, _MOST_CELLS // (n * n))
+    parts = [rings[k : k + per_part] for k in range(0, len(rings), per_part)]
+    at_once = 1 if alone else max(1, _MOST_CELLS // (n * n * len(rings)))
+    for first in range(0, number, at_once):
+        toys = np.arange(first, min(first + at_once, number))
+        for part in parts:
+            ring, hour = np.nonzero(acceptance[part])
+            ring = part[ring]
+            ra = column[:, hour].T
+            mu = acceptance[ring, hour, None] * rate * intensity[ring[:, None], ra]
+            drawn = rng.poisson(mu, (len(toys), *mu.shape))
+            cells = [drawn] if spread == 0 else _weight_sums(rng, drawn, spread)
+            out.events[toys] += drawn.sum(axis=(1, 2))
+            out.time[toys] += cells[0].sum(axis=1)
+            out.local[toys[:, None], ring, hour] = cells[0].sum(axis=2)
+            place = (np.arange(len(toys))[:, None] * n_ring * n + (ring[:, None] * n + ra).ravel()).ravel()
+            sky = np.bincount(place, cells[0].ravel(), len(toys) * n_ring * n)
+            out.sky[toys] += sky.reshape(len(toys), n_ring, n)
+            if spread > 0:
+                out.square_time[toys] += cells[1].sum(axis=1)
+                out.square_local[toys[:, None], ring, hour] = cells[1].sum(axis=2)
+    return out
+
+
+def _by_events(rng, rate, acceptance, intensity, spread) -> tuple[np.ndarray | None, ...]:
+    """One sky, event by event: local cell by its Poisson number, time by the rate, kept with probability I / I_max."""
+    n_ring, n = acceptance.shape
+    total, largest = rate.sum(), intensity.max()
+    seen = np.flatnonzero(acceptance)
+    cell = np.repeat(seen, rng.poisson(total * largest * acceptance.ravel()[seen]))
+    edges = np.cumsum(rate)
+    # The sum of all may round to the last edge itself, and no event belongs to bins without rate beyond it.
+    last = np.flatnonzero(rate)[-1] if total > 0 else 0
+    tau = np.minimum(np.searchsorted(edges, rng.random(cell.size) * edges[-1], side="right"), last)
+    ring, hour = np.divmod(cell, n)
+    sky = ring * n + (tau - hour) % n
+    keep = rng.random(cell.size) * largest < intensity.ravel()[sky]
+    cell, tau, sky = cell[keep], tau[keep], sky[keep]
+    weight = None if spread == 0 else np.exp(spread * rng.standard_normal(cell.size) - spread**2 / 2)
+
+    def sums(power):
+        w = None if weight is None else weight**power
+        local = np.bincount(cell, w, n_ring * n).reshape(n_ring, n).astype(float)
+        return np.bincount(tau, w, n).astype(float), local
+
+    time, local = sums(1)
+    squares = (None, None) if weight is None else sums(2)
+    found = np.bincount(sky, weight, n_ring * n).reshape(n_ring, n).astype(float)
+    return found, time, local, np.array(cell.size), *squares
+
+
+def _no_marginals(number: int, rings: int, n: int, weighted: bool) -> DrawnMarginals:
+    time, local = np.zeros((number, n)), np.zeros((number, rings, n))
+    squares = (np.zeros_like(time), np.zeros_like(local)) if weighted else (None, None)
+    return DrawnMarginals(np.zeros((number, rings, n)), time, local, np.zeros(number, np.int64), *squares)
+
+
+def _require_drawable(rate: np.ndarray, acceptance: np.ndarray, relative_intensity: np.ndarray) -> None:
+    for name, values in (
+        ("rate", rate),
+        ("acceptance", acceptance),
+        ("relative intensity", relative_intensity),
+    ):
+        if not np.all(np.isfinite(values)) or np.min(values) < 0:
+            raise InputError(f"the {name} is negative or not finite somewhere: no counts can be drawn from it")
 
 
 def _empty(rings: int, n: int) -> MarginalCounts:

@@ -5,7 +5,6 @@ import functools
 
 import jax
 import numpy as np
-from scipy import stats
 
 from diffcr.counts import draw_marginals
 from diffcr.grid import RingGrid
@@ -45,6 +44,8 @@ class Toys:
 
     def chi2_p_value(self) -> float:
         """Kolmogorov-Smirnov probability that the test statistics are chi-squared with two degrees of freedom."""
+        from scipy import stats
+
         return float(stats.kstest(self.test_statistics, stats.chi2(2).cdf).pvalue)
 
     def limit_coverage(self, level: float) -> float:
@@ -58,6 +59,8 @@ class Toys:
 
     def interval_coverage(self, level: float) -> float:
         """Fraction of skies whose joint confidence ellipse at `level` holds the true vector."""
+        from scipy import stats
+
         difference = self.estimates - self.truth
         chi2 = np.einsum("ti,tij,tj->t", difference, np.linalg.inv(self.covariances), difference)
         return float(np.mean(chi2 < stats.chi2(2).ppf(level)))

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
+from scipy import stats
 
-from diffcr.counts import draw_marginals, east_weight, expected_counts, expected_marginals
+import diffcr.counts
+from diffcr.counts import draw_many, draw_marginals, east_weight, expected_counts, expected_marginals
 from diffcr.errors import InputError
 
 RINGS, BINS = 4, 8
@@ -101,6 +103,111 @@ def test_negative_expectations_are_refused():
         draw_marginals(np.random.default_rng(0), RATE, LOCAL, SKY - 2)
     with pytest.raises(InputError, match="rate is negative or not finite"):
         draw_marginals(np.random.default_rng(0), RATE * np.nan, LOCAL, SKY)
+
+
+def summing(shift: int) -> np.ndarray:
+    """Matrix from the cells (time, ring, hour angle) to [sky, time, local], by the index rule a = tau + shift h."""
+    out = np.zeros((2 * RINGS * BINS + BINS, BINS, RINGS, BINS))
+    for tau in range(BINS):
+        for r in range(RINGS):
+            for h in range(BINS):
+                out[r * BINS + (tau + shift * h) % BINS, tau, r, h] = 1
+                out[RINGS * BINS + tau, tau, r, h] = 1
+                out[RINGS * BINS + BINS + r * BINS + h, tau, r, h] = 1
+    return out.reshape(len(out), -1)
+
+
+def joined(drawn) -> np.ndarray:
+    number = len(drawn.time)
+    return np.concatenate([drawn.sky.reshape(number, -1), drawn.time, drawn.local.reshape(number, -1)], axis=1)
+
+
+def deviations(found: np.ndarray, mu: np.ndarray, shift: int) -> tuple[float, float]:
+    """Probability of the mean, and the largest deviation of a covariance in standard errors, from those of Poisson
+    cells: each marginal is a sum of cells, two of them share the cells that are in both."""
+    matrix, number = summing(shift), len(found)
+    covariance = (matrix * mu) @ matrix.T
+    rank = np.linalg.matrix_rank(covariance)
+    off = found.mean(0) - matrix @ mu
+    chi2 = number * off @ np.linalg.pinv(covariance, hermitian=True) @ off
+    variance = np.diag(covariance)
+    # Of a sample covariance of nearly normal numbers; shared cells add their fourth cumulant.
+    error = np.sqrt((np.outer(variance, variance) + covariance**2 + covariance) / number)
+    pull = (np.cov(found.T) - covariance) / error
+    return float(stats.chi2(rank).sf(chi2)), float(np.abs(pull).max())
+
+
+@pytest.mark.parametrize("scale", [0.02, 1.0, 30.0])
+def test_many_draws_have_the_joint_distribution_of_the_marginals(scale):
+    """Drawn event by event where they are few, and cell by cell. With 72 marginals there are 2628 covariances."""
+    rate = RATE * scale
+    number = 3000 if scale < 1 else 20_000
+    assert (2 * rate.sum() * SKY.max() < BINS * LOCAL.size) == (scale < 1)
+    found = joined(draw_many(np.random.default_rng(7), rate, LOCAL, SKY, number))
+    mu = np.asarray(expected_counts(rate, LOCAL, SKY)).ravel()
+    probability, largest = deviations(found, mu, -1)
+    assert probability > 1e-3
+    assert largest < 5.5
+    # Stars that moved the other way, right ascension increasing with hour angle, would be seen at once.
+    probability, largest = deviations(found, mu, +1)
+    assert largest > 12
+    assert probability < 1e-6 or scale < 1
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.5])
+@pytest.mark.parametrize("scale", [0.02, 1.0])
+def test_the_first_of_many_draws_do_not_depend_on_their_number(monkeypatch, scale, spread):
+    def draw(number):
+        return draw_many(np.random.default_rng(3), RATE * scale, LOCAL, SKY, number, spread)
+
+    few, many = draw(3), draw(50)
+    # Nor on how many cells are held at once: here one ring.
+    monkeypatch.setattr(diffcr.counts, "_MOST_CELLS", BINS * BINS)
+    parts = draw(50)
+    for one, other, third in zip(few, many, parts, strict=True):
+        if one is not None:
+            np.testing.assert_array_equal(one, other[:3])
+            if spread == 0 or scale < 1:
+                np.testing.assert_array_equal(other, third)
+
+
+@pytest.mark.parametrize("scale", [0.02, 20.0, 1e4])
+def test_many_weighted_draws_have_the_moments_of_log_normal_weights(scale):
+    """E[w] = 1, E[w^2] = exp(s^2), E[w^4] = exp(6 s^2), with all marginals summing to the same."""
+    number, spread = 2000, 0.5
+    found = draw_many(np.random.default_rng(11), RATE * scale, LOCAL, SKY, number, spread)
+    mean = float(expected_marginals(RATE * scale, LOCAL, SKY).time.sum())
+    second, fourth = np.exp(spread**2), np.exp(6 * spread**2)
+    total, squares = found.time.sum(1), found.square_time.sum(1)
+    assert abs(total.mean() - mean) < 4.5 * np.sqrt(mean * second / number)
+    assert abs(squares.mean() - mean * second) < 4.5 * np.sqrt(mean * fourth / number)
+    np.testing.assert_allclose(total.var() / (mean * second), 1, atol=4.5 * np.sqrt(2 / number) + 3 / mean)
+    np.testing.assert_allclose(found.events.mean(), mean, atol=4.5 * np.sqrt(mean / number))
+    for values in (found.sky, found.local):
+        np.testing.assert_allclose(values.sum((1, 2)), total, rtol=1e-10)
+    np.testing.assert_allclose(found.square_local.sum((1, 2)), squares, rtol=1e-10)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0])
+def test_dead_time_and_unseen_cells_stay_empty(scale):
+    """Bins without rate, cells without acceptance, and sky without intensity; every event is in all three marginals."""
+    rate, local, sky = RATE * scale, LOCAL.copy(), SKY.copy()
+    rate[[0, -1]] = local[1, 2:] = 0
+    sky[2, 4] = 0
+    found = draw_many(np.random.default_rng(2), rate, local, sky, 300)
+    assert found.square_time is None
+    assert found.square_local is None
+    assert not found.time[:, [0, -1]].any()
+    assert not found.local[:, 1, 2:].any()
+    assert not found.sky[:, 2, 4].any()
+    for values in (found.sky.sum((1, 2)), found.time.sum(1), found.local.sum((1, 2))):
+        np.testing.assert_array_equal(values, found.events)
+    assert found.events.sum() > 0
+
+
+def test_many_draws_refuse_negative_expectations():
+    with pytest.raises(InputError, match="acceptance is negative or not finite"):
+        draw_many(np.random.default_rng(0), RATE, -LOCAL, SKY, 2)
 
 
 def test_gradients():
