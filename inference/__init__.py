@@ -18,9 +18,12 @@ from .fit import fit as fit
 from .inputs import read_counts as read_counts
 from .maps import iterative_map as iterative_map
 from .maps import sky_map as sky_map
+from .scan import scan as scan
 from .simulate import Simulation as Simulation
 from .simulate import simulate_counts as simulate_counts
 from .simulate import simulate_events as simulate_events
+from .toys import toys as toys
+from .workers import Workers as Workers
 
 _LATER = {
     "Plan": "sampler",

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,7 +24,8 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
         InputError: If it cannot be written; whatever stood under the name before is untouched.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Two hosts that share the folder may have processes of one number.
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.{os.getpid()}.part")
     try:
         yield part
         with part.open("rb+") as file:

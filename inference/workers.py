@@ -23,6 +23,9 @@ from diffcr.errors import FitError, InputError
 
 from .slurm import SlurmJobs, read_slurm
 
+SCRATCH = "diffcr-workers"
+"""First part of the names of the folders in the system's temporary one that workers of this machine use."""
+
 _STARTUP_SECONDS = 60
 _AGAIN = "what is finished is on disk: run the same command again"
 
@@ -176,19 +179,36 @@ def _local_cluster(workers: Workers, jobs: int) -> Iterator[Any]:
     number = min(workers.number, jobs)
     threads = workers.threads or max(1, len(cores) // number)
     with (
-        tempfile.TemporaryDirectory(prefix="diffcr-workers-") as scratch,
+        tempfile.TemporaryDirectory(prefix=f"{SCRATCH}-{os.getpid()}-") as scratch,
+        _unremarked(),
         LocalCluster(
             n_workers=number,
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             local_directory=scratch,
             silence_logs=logging.CRITICAL,
             env=environment(threads),
         ) as cluster,
     ):
         yield cluster
+
+
+@contextlib.contextmanager
+def _unremarked() -> Iterator[None]:
+    """Without Python's remark on semaphores when this process is interrupted; they are cleaned up all the same."""
+    before = os.environ.get("PYTHONWARNINGS")
+    own = "ignore::UserWarning:multiprocessing.resource_tracker"
+    # Inherited by the process that makes the remark, which starts with the first semaphore.
+    os.environ["PYTHONWARNINGS"] = own if not before else f"{before},{own}"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("PYTHONWARNINGS", None)
+        else:
+            os.environ["PYTHONWARNINGS"] = before
 
 
 @contextlib.contextmanager
