@@ -164,10 +164,3 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path):
 def test_python_content_of_a_strange_kind_is_refused():
     with pytest.raises(InputError, match="is no text, number or list of them"):
         spec_of({"run": "waves", "vary": {"x": [object()]}})
-
-
-def test_toys_do_without_inputs_and_then_take_no_columns():
-    content = {"run": "toys", "fixed": {"site": "auger"}, "vary": {"events": [1e3, 1e4]}}
-    assert spec_of(content).source.inputs == ()
-    with pytest.raises(InputError, match=r"columns is of inputs, and there are none"):
-        spec_of(content | {"columns": "time=t"})

@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 from diffcr.inference import cli, cli_backtrack, cli_map, cli_posterior, cli_predict, cli_toys
+from diffcr.inference.scan_spec import spec_of
 from diffcr.inference.scan_task import Setting, Source, variable
 from diffcr.inference.scan_tasks import TASKS, task
 
@@ -213,3 +214,10 @@ def test_variables_keep_words_and_truths_and_make_nan_of_nothing():
     assert (dims, attrs) == (("energy",), {"long_name": "Test", "units": "TeV", "ancillary_variables": "test_error"})
     assert variable(True, "Truth")[1].dtype == bool
     assert variable("word", "Word")[1] == "word"
+
+
+def test_toys_do_without_inputs_and_then_take_no_columns():
+    content = {"run": "toys", "fixed": {"site": "auger"}, "vary": {"events": [1e3, 1e4]}}
+    assert spec_of(content).source.inputs == ()
+    with pytest.raises(InputError, match=r"columns is of inputs, and there are none"):
+        spec_of(content | {"columns": "time=t"})
