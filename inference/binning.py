@@ -1,12 +1,14 @@
 """Events into `Counts`: time, frame and cell of each event in one compiled pass, memory independent of their number."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import math
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,9 @@ from .data import Counts
 from .events import EventChunk, EventReader
 
 _PIECE = 1 << 16
+_SHARES = 4
+"""Events are summed in so many shares, and these in their order, so that threads do not change the last digit."""
+
 _HORIZON = math.cos(math.radians(91))
 
 EQUINOXES = ("j2000", "date", "icrs")
@@ -69,6 +74,18 @@ class BinningOptions:
             raise InputError(f"energy edges must increase and be at least two, not {list(edges)}")
         if isinstance(self.epochs, str) and self.epochs != "yearly":
             raise InputError(f"epochs must be 'yearly' or a table of label, start, end; not {self.epochs!r}")
+
+
+class NoEventLeftError(InputError):
+    """All events of a file were cut.
+
+    Attributes:
+        entry: What `Counts.inputs` would say of the file.
+    """
+
+    def __init__(self, message: str, entry: dict | None = None):
+        super().__init__(message)
+        self.entry = entry or {}
 
 
 class _Accumulator:
@@ -129,6 +146,7 @@ def bin_chunks(
     options: BinningOptions,
     source: str = "events",
     progress: Callable[[int], None] | None = None,
+    threads: int | None = None,
 ) -> Counts:
     """Bin chunks of events of one observatory.
 
@@ -138,14 +156,15 @@ def bin_chunks(
         options: Grid, frames, cuts.
         source: Name for messages.
         progress: Called with the number of rows after each chunk.
+        threads: Of the arithmetic; by default as many as there are cores, 8 at most. The counts do not depend on them.
 
     Raises:
-        InputError: If there is no usable time, no event is left, or events lie below the horizon.
+        InputError: If there is no usable time, no event is left (`NoEventLeftError`), or events lie below the horizon.
         RuntimeError: If JAX runs on 32-bit floats and the equinox is "icrs" or the orbital motion is removed.
     """
-    # One cube per thread would fill the memory.
-    tallies = [_Tally(site, options) for _ in range(1 if options.cube else _threads())]
-    with ThreadPoolExecutor(len(tallies)) as pool:
+    # One cube per share would fill the memory.
+    tallies = [_Tally(site, options) for _ in range(1 if options.cube else _SHARES)]
+    with ThreadPoolExecutor(threads or available_threads()) as pool:
         for chunk in chunks:
             if chunk.days is None:
                 raise InputError(
@@ -162,24 +181,29 @@ def bin_chunks(
     return tally.counts()
 
 
-def _threads() -> int:
+def available_threads() -> int:
+    """Threads that are worth starting: one for each core, 8 at most, and no more than NPROC says where it is set."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, cores))
+    limit = os.environ.get("NPROC", "")
+    return max(1, min(8, cores, int(limit) if limit.isdecimal() else cores))
 
 
 class _Tally:
-    """What one thread has counted so far."""
+    """What one share of the events amounts to so far."""
 
     def __init__(self, site: Site, options: BinningOptions):
         self.site, self.options = site, options
         self.parts: dict[tuple[str, str], _Accumulator] = {}
         self.cut = {"energy": 0, "zenith": 0, "time": 0, "epoch": 0}
         self.read, self.below, self.weighted, self.lowest = 0, 0, False, 1.0
-        self.room = Cells.empty(_PIECE)
+        self.room: Cells | None = None
 
     def take(self, pieces: list[EventChunk]) -> None:
         """Count some pieces of a chunk."""
         options = self.options
+        # Small files fill the first share alone: the others need no room.
+        if self.room is None and pieces:
+            self.room = Cells.empty(_PIECE)
         for piece in pieces:
             cells = locate(piece, self.site, options.grid, options.time_frame, options.equinox, self.room)
             weight = piece.weight
@@ -199,7 +223,7 @@ class _Tally:
                     part.add(cells, weight, piece.days, chosen)
 
     def merge(self, other: "_Tally") -> "_Tally":
-        """Add what another thread counted."""
+        """Add another share."""
         for key, part in other.parts.items():
             if key in self.parts:
                 self.parts[key].merge(part)
@@ -219,18 +243,22 @@ class _Tally:
             )
         if not self.parts:
             cuts = ", ".join(f"{n} by {name}" for name, n in self.cut.items() if n) or "the file has no events"
-            raise InputError(f"{source}: no event is left after cuts ({self.read} read; cut: {cuts}); widen the cuts")
+            message = f"{source}: no event is left after cuts ({self.read} read; cut: {cuts}); widen the cuts"
+            raise NoEventLeftError(message, self.entry())
 
-    def counts(self) -> Counts:
-        """The counts, with the accounting of what was read."""
-        harmonic = sum(part.directions[:2] for part in self.parts.values())
-        entry = {
+    def entry(self) -> dict:
+        """The accounting of what was read."""
+        harmonic = sum((part.directions[:2] for part in self.parts.values()), np.zeros(2))
+        return {
             "events_read": self.read,
             "cut": self.cut,
             "zenith_max_seen_deg": math.degrees(math.acos(max(-1.0, min(1.0, self.lowest)))),
             "right_ascension_harmonic": harmonic.tolist(),
         }
-        return _assemble(self.parts, self.site, self.options, self.weighted, entry)
+
+    def counts(self) -> Counts:
+        """The counts, with the accounting of what was read."""
+        return _assemble(self.parts, self.site, self.options, self.weighted, self.entry())
 
 
 def _pieces(chunk: EventChunk) -> Iterator[EventChunk]:
@@ -349,9 +377,15 @@ def _assemble(parts, site: Site, options: BinningOptions, weighted: bool, entry:
 
 
 def bin_events(
-    reader: EventReader, site: Site, options: BinningOptions, progress: Callable[[int], None] | None = None
+    reader: EventReader,
+    site: Site,
+    options: BinningOptions,
+    progress: Callable[[int], None] | None = None,
+    threads: int | None = None,
 ) -> Counts:
     """Bin the events of one file; the file's name, checksum and accounting are kept in `Counts.inputs`.
+
+    The next chunk is read, and the checksum made, while a chunk is binned.
 
     Raises:
         InputError: As `bin_chunks`; and where the times have whole-day resolution.
@@ -361,12 +395,21 @@ def bin_events(
         raise InputError(
             f"{name}: its times are whole days, so that no event has a zenith angle; leave out --zenith-max"
         )
-    counts = bin_chunks(
-        (reader if options.whole_days else _with_time_of_day(reader, name)), site, options, name, progress
-    )
-    entry = {
+    chunks = reader if options.whole_days else _with_time_of_day(reader, name)
+    with _meanwhile(checksum, reader.file) as digest, contextlib.closing(_ahead(chunks)) as ahead:
+        try:
+            counts = bin_chunks(ahead, site, options, name, progress, threads)
+        except NoEventLeftError as error:
+            error.entry = _entry(reader, site, options, name, digest.result()) | error.entry
+            raise
+        return counts.replace(inputs=(_entry(reader, site, options, name, digest.result()) | counts.inputs[0],))
+
+
+def _entry(reader: EventReader, site: Site, options: BinningOptions, name: str, digest: str) -> dict:
+    """How a file was read."""
+    return {
         "file": name,
-        "sha256": checksum(reader.file),
+        "sha256": digest,
         "site": site.name,
         "rows": reader.num_read,
         "bad_rows": reader.num_bad,
@@ -376,9 +419,7 @@ def bin_events(
         "time_format": reader.time_format,
         "equinox": options.equinox,
         "azimuth": reader.azimuth,
-        **counts.inputs[0],
     }
-    return counts.replace(inputs=(entry,))
 
 
 def _with_time_of_day(reader: EventReader, name: str) -> Iterator[EventChunk]:
@@ -392,10 +433,34 @@ def _with_time_of_day(reader: EventReader, name: str) -> Iterator[EventChunk]:
         yield chunk
 
 
-def checksum(path) -> str:
-    """SHA-256 of a file, read in pieces."""
+def _ahead(chunks: Iterable[EventChunk]) -> Iterator[EventChunk]:
+    """The same chunks, each made in another thread while the one before is in use."""
+    source = iter(chunks)
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, source, None)
+        while (chunk := coming.result()) is not None:
+            coming = thread.submit(next, source, None)
+            yield chunk
+
+
+@contextlib.contextmanager
+def _meanwhile(function: Callable, path) -> Iterator[Future]:
+    """What `function(path, stop)` gives, made in another thread during the block; `stop` is set where that fails."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            yield thread.submit(function, path, stop)
+        except BaseException:
+            stop.set()
+            raise
+
+
+def checksum(path, stop: threading.Event | None = None) -> str:
+    """SHA-256 of a file, read in pieces; "" where it is stopped before its end."""
     digest = hashlib.sha256()
     with open(path, "rb") as handle:
-        while piece := handle.read(1 << 22):
+        while piece := handle.read(1 << 20):
+            if stop is not None and stop.is_set():
+                return ""
             digest.update(piece)
     return digest.hexdigest()

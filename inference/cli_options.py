@@ -113,6 +113,10 @@ Blind = Annotated[
 ]
 
 
+_MOST_INPUTS = 32
+"""Of more inputs than these it is told together how they were read."""
+
+
 def read_inputs(inputs, site, **options):
     """Read inputs with a progress line on the terminal."""
     from rich.console import Console
@@ -130,6 +134,11 @@ def read_inputs(inputs, site, **options):
 
 def tell_inputs(counts) -> None:
     """What was guessed, left out and cut. Told once the work is done: a failure prints its one line alone."""
+    if len(counts.inputs) > _MOST_INPUTS:
+        from .cli_many_files import tell_many
+
+        tell_many(counts.inputs)
+        return
     for entry in counts.inputs:
         _tell_input(entry)
 

@@ -356,6 +356,9 @@ def combine(parts: list[Counts]) -> Counts:
         livetime[place] += part.livetime
     with np.errstate(invalid="ignore"):
         mean_epoch = np.where(num_events > 0, epoch_sum / num_events, np.nan)
+    history = {name: entry for part in reversed(parts) for name, entry in part.history.items()}
+    if "skipped_files" in history:
+        history["skipped_files"] = [file for part in parts for file in part.history.get("skipped_files", [])]
     return first.replace(
         sites=tuple(sites.values()),
         energies=tuple(energies),
@@ -367,7 +370,7 @@ def combine(parts: list[Counts]) -> Counts:
         mean_epoch=mean_epoch,
         livetime=livetime,
         inputs=tuple(entry for part in parts for entry in part.inputs),
-        history={name: entry for part in reversed(parts) for name, entry in part.history.items()},
+        history=history,
         cube=cube,
     )
 

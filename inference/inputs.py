@@ -23,6 +23,9 @@ from .exchange import read_exchange
 from .local_maps import to_counts
 from .raw import Raw, as_float
 
+_MOST_PARTS = 32
+"""Counts of so many inputs are held at once before they are added."""
+
 
 def read_counts(
     inputs: str | os.PathLike | Sequence[str | os.PathLike],
@@ -63,12 +66,22 @@ def read_counts(
         raise InputError(
             "--bin-reference is for local maps, which none of the inputs are; leave it out, or give their JSON file"
         )
-    parts = []
+    parts: list[Counts] = []
+    known = _Known()
+
+    def take(path, part: Counts) -> None:
+        refuse_weightless(path, part)
+        known.add(path, part)
+        parts.append(part)
+        if len(parts) == _MOST_PARTS:
+            # A thousand counts at once would fill the memory.
+            parts[:] = [combine(parts)]
+
     for path, own_site in zip(paths, sites, strict=True):
         if _is_configuration(path):
             if own_site is not None and one_each:
                 raise InputError(f"{path}: local maps bring the place of their observatories: leave out --site")
-            parts.append(_read_local_maps(path, bin_reference or "start", options))
+            take(path, _read_local_maps(path, bin_reference or "start", options))
             continue
         if is_counts_file(path):
             part = load_counts(path)
@@ -76,30 +89,49 @@ def read_counts(
             # One site for several inputs is that of the event lists among them.
             if own_site is not None and one_each:
                 _refuse_other_site(path, part, find_site(own_site))
-            parts.append(part)
+            take(path, part)
             continue
         reader = EventFileReader(path, columns, time_format, azimuth, chunk_size, skip_bad_rows, prefer)
-        dataset = reader.dataset
-        if own_site is None and dataset is None:
-            raise InputError(
-                f"{path}: the observatory is needed for an event list: give --site NAME, or --site LAT,LON,ZENITH "
-                "in degrees"
-            )
-        declared = (dataset.options.get("equinox") if dataset else None) or "j2000"
-        observatory = find_site(dataset.site if own_site is None else own_site)
-        own = options
-        if options.get("zenith_max") == "site":
-            own = options | {"zenith_max": observatory.zenith_max}
-        cut = own.get("zenith_max")
-        if cut is not None and cut < observatory.zenith_max:
-            # What the site accepts ends at the cut: a known exposure follows it, and other cuts are not added to it.
-            observatory = find_site(observatory, cut)
-        chosen = BinningOptions(**own, equinox=equinox or declared)
-        parts.append(bin_events(reader, observatory, chosen, progress))
-    for path, part in zip(paths, parts, strict=True):
-        _refuse_weightless(path, part)
-    _refuse_double_counting(paths, parts)
+        take(path, count_events(reader, own_site, equinox, options, progress))
     return parts[0] if len(parts) == 1 else combine(parts)
+
+
+def count_events(
+    reader: EventReader,
+    site: str | Site | None,
+    equinox: str | None,
+    options: dict,
+    progress: Callable[[int], None] | None = None,
+    threads: int | None = None,
+) -> Counts:
+    """Counts of one event list.
+
+    Args:
+        reader: The list.
+        site: Its observatory; a shipped data set knows its own.
+        equinox: "j2000", "icrs" or "date"; None is what a shipped data set declares, else "j2000".
+        options: As for `read_counts`.
+        progress: Called with the number of rows read.
+        threads: As for `bin_events`.
+
+    Raises:
+        InputError: If there is no site, or as `bin_events`.
+    """
+    dataset = reader.dataset
+    if site is None and dataset is None:
+        raise InputError(
+            f"{reader.path}: the observatory is needed for an event list: give --site NAME, or --site LAT,LON,ZENITH "
+            "in degrees"
+        )
+    declared = (dataset.options.get("equinox") if dataset else None) or "j2000"
+    observatory = find_site(dataset.site if site is None else site)
+    if options.get("zenith_max") == "site":
+        options = options | {"zenith_max": observatory.zenith_max}
+    cut = options.get("zenith_max")
+    if cut is not None and cut < observatory.zenith_max:
+        # What the site accepts ends at the cut: a known exposure follows it, and other cuts are not added to it.
+        observatory = find_site(observatory, cut)
+    return bin_events(reader, observatory, BinningOptions(**options, equinox=equinox or declared), progress, threads)
 
 
 class EventFileReader(EventReader):
@@ -263,7 +295,12 @@ def _refuse_other_site(path, counts: Counts, site: Site) -> None:
         )
 
 
-def _refuse_weightless(path, counts: Counts) -> None:
+def refuse_weightless(path, counts: Counts) -> None:
+    """Refuse counts without events, and weights that are all zero.
+
+    Raises:
+        InputError: Naming `path`.
+    """
     if not counts.num_events.any():
         raise InputError(f"{path}: the counts hold no event: nothing can be fitted; bin with other cuts")
     for place in (tuple(int(i) for i in index) for index in np.argwhere(counts.num_events > 0)):
@@ -274,23 +311,29 @@ def _refuse_weightless(path, counts: Counts) -> None:
             )
 
 
-def _refuse_double_counting(paths: list, parts: list[Counts]) -> None:
-    """Refuse the same file twice, whatever its name, and the same counts twice, wherever they come from."""
-    files: dict[str, str] = {}
-    contents: dict[bytes, str] = {}
-    for path, part in zip(paths, parts, strict=True):
+class _Known:
+    """Files and counts met so far: the same file is refused whatever its name, and the same counts wherever from."""
+
+    def __init__(self):
+        self.files: dict[str, str] = {}
+        self.contents: dict[bytes, str] = {}
+
+    def add(self, path, part: Counts) -> None:
+        """Refuse what is known already."""
         for entry in part.inputs:
             key = entry.get("sha256")
             if key is None:
                 continue
-            if key in files:
+            if key in self.files:
                 raise InputError(
-                    f"{entry['file']}: the same events are already counted from {files[key]} (equal checksums); "
+                    f"{entry['file']}: the same events are already counted from {self.files[key]} (equal checksums); "
                     "name each file once, and split it with --epochs or --energy-edges"
                 )
-            files[key] = entry["file"]
+            self.files[key] = entry["file"]
         # Simulated counts have no file behind them that could be compared.
         content = hashlib.sha256(b"".join(getattr(part, name).tobytes() for name in MARGINALS)).digest()
-        if content in contents:
-            raise InputError(f"{path}: holds the same counts as {contents[content]} in every cell; name each file once")
-        contents[content] = os.fspath(path)
+        if content in self.contents:
+            raise InputError(
+                f"{path}: holds the same counts as {self.contents[content]} in every cell; name each file once"
+            )
+        self.contents[content] = os.fspath(path)

@@ -79,7 +79,7 @@ class Table:
 def as_float(raw: np.ndarray) -> np.ndarray:
     """Numbers as native float64; NaN where there is none."""
     if raw.dtype.kind in "iuf":
-        return raw.astype(np.float64)
+        return raw.astype(np.float64, copy=False)
     value = np.full(len(raw), np.nan)
     if raw.dtype.kind in "OSU":
         text = as_text(raw)

@@ -1,7 +1,6 @@
 """The points of a scan: their settings, the hash that each is kept under, and the batches they are computed in."""
 
 import dataclasses
-import functools
 import hashlib
 import json
 import math
@@ -9,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import diffcr
 from diffcr.errors import InputError
 
 from .binning import checksum
+from .code_version import code_version
 from .datasets import resolve_input
 from .scan_spec import Spec
 
@@ -137,24 +136,3 @@ def _require_some(spec: Spec, points: tuple[Point, ...]) -> None:
             if json.dumps(point.values[axis.name]) not in good:
                 value = point.values[axis.name]
                 raise InputError(f"{spec.where}: [vary] {axis.name} = {value} suits no other value: {point.message}")
-
-
-@functools.cache
-def code_version() -> str:
-    """Version of the program with a digest of its sources: results of other code are not taken for those of this.
-
-    The digest is of the programs and data of the package, taken once in a process.
-    """
-    from . import __file__ as inference
-
-    digest = hashlib.sha256()
-    roots = (("diffcr", Path(diffcr.__file__).parent), ("diffcr.inference", Path(inference).parent))
-    for name, root in roots:
-        for path in sorted(root.rglob("*")):
-            part = path.relative_to(root)
-            # Where the package is installed one lies in the other. What editors and Python leave is not of it.
-            inner = name == "diffcr" and part.parts[0] == "inference"
-            own = not path.name.startswith(".") and path.suffix in (".py", ".toml", ".csv", ".dat", ".txt")
-            if own and not inner and path.is_file():
-                digest.update(f"{name}/{part.as_posix()}".encode() + b"\0" + path.read_bytes())
-    return f"diffcr {diffcr.__version__} ({digest.hexdigest()[:16]})"

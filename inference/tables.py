@@ -1,5 +1,6 @@
 """Files of events as tables: text, FITS, HDF5 or Parquet, told apart by content and read in chunks."""
 
+import contextlib
 import gzip
 import os
 import re
@@ -70,6 +71,18 @@ def split_path(path: str) -> tuple[str, str]:
     return path, ""
 
 
+@contextlib.contextmanager
+def _undamaged(shown: str, kind: str, own: type[Exception]) -> Iterator[None]:
+    """What a library raises where the structure of a file is damaged, its own exception among it, in one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, IndexError, own) as error:
+        fault = " ".join(str(error).split())
+        raise InputError(f"{shown}: the {kind} file is damaged ({fault}); copy or write it again") from None
+
+
 def _share_of_control(head: bytes) -> float:
     codes = np.frombuffer(head, np.uint8)
     return float(np.mean((codes < 32) & ~np.isin(codes, list(b"\t\n\r\f\v\x1b"))))
@@ -85,7 +98,9 @@ class _FitsTable(Table):
 
     def __init__(self, file: str, shown: str, inner: str):
         super().__init__(file, shown)
-        with self._open() as hdus:
+        from astropy.io.fits.verify import VerifyError
+
+        with self._open() as hdus, _undamaged(shown, "FITS", VerifyError):
             tables = [i for i, hdu in enumerate(hdus) if self._is_table(hdu)]
             listing = ", ".join(f"{i} {hdus[i].name}".strip() for i in tables) or "none"
             if inner:
@@ -104,7 +119,9 @@ class _FitsTable(Table):
             hdu = hdus[self._extension]
             self.num_rows = int(hdu.header["NAXIS2"])
             shapes = [self._shape(column, hdu) for column in hdu.columns]
-            self._describe(hdu.columns.names, [unit or None for unit in hdu.columns.units], shapes)
+            self._describe(
+                [name or "" for name in hdu.columns.names], [unit or None for unit in hdu.columns.units], shapes
+            )
             reference = next((key for key in ("MJDREFI", "MJDREF", "MJDREFF") if key in hdu.header), None)
             if reference:
                 self.time_reference = (
@@ -143,7 +160,7 @@ class _FitsTable(Table):
                     arrays = {index: _native(np.array(rows.field(index))) for index in indices}
                     num_rows = len(rows)
                     del rows
-                except (OSError, ValueError, TypeError) as error:
+                except (OSError, ValueError, TypeError, KeyError) as error:
                     raise InputError(
                         f"{self._shown}: breaks off after row {start} ({error}); the file is not complete"
                     ) from None
@@ -167,7 +184,7 @@ class _Hdf5Table(Table):
 
     def __init__(self, file: str, shown: str, inner: str):
         super().__init__(file, shown)
-        with self._open() as root:
+        with self._open() as root, _undamaged(shown, "HDF5", RuntimeError):
             tables = {path: columns for path, columns in _hdf5_tables(root).items() if columns}
             place = self._choose(tables, inner.strip("/"))
             columns = tables[place]
@@ -224,7 +241,7 @@ class _Hdf5Table(Table):
                 rows = slice(start, min(start + size, num_rows))
                 try:
                     arrays = self._read(root, indices, rows)
-                except OSError as error:
+                except (OSError, RuntimeError, KeyError) as error:
                     raise InputError(
                         f"{self._shown}: breaks off after row {start} ({error}); the file is not complete"
                     ) from None
@@ -301,7 +318,7 @@ class _ParquetTable(Table):
             raise InputError(
                 f"{shown}: reading Parquet needs pyarrow; install it with pip install 'diffcr[parquet]'"
             ) from None
-        with self._open() as source:
+        with self._open() as source, _undamaged(shown, "Parquet", pyarrow.ArrowException):
             schema = source.schema_arrow
             self.num_rows = source.metadata.num_rows
             nested = [pyarrow.types.is_nested(each.type) for each in schema]
@@ -313,7 +330,7 @@ class _ParquetTable(Table):
 
         try:
             return pyarrow.parquet.ParquetFile(self._file, pre_buffer=False, buffer_size=1 << 20)
-        except (OSError, pyarrow.ArrowException) as error:
+        except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
             raise InputError(
                 f"{self._shown}: the Parquet file cannot be read ({error}); it may be incomplete"
             ) from None
@@ -329,7 +346,7 @@ class _ParquetTable(Table):
                     if batch.num_rows:
                         yield Raw(arrays, batch.num_rows)
                     done += batch.num_rows
-            except (OSError, pyarrow.ArrowException) as error:
+            except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
                 raise InputError(
                     f"{self._shown}: breaks off after row {done} ({error}); the file is not complete"
                 ) from None

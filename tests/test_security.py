@@ -130,3 +130,97 @@ def test_an_observatory_cannot_name_a_file_outside_the_folder(tmp_path, run):
     code, _, err = run("map", "--config", configuration, "--no-plots", "-o", inside / "map")
     after = {path for path in tmp_path.rglob("*") if inside not in path.parents}
     assert (code == 0 and after == before) or (code == 2 and after == before), err
+
+
+# Results of earlier runs, which may come from somebody else ------------------------------------------------------
+
+
+def plan_of_toys():
+    from diffcr.inference.toy_detectors import plan_of_sites
+
+    from diffcr.site import site
+
+    return plan_of_sites([site("auger")], [1e4], toys=20)
+
+
+def read_segment(folder):
+    from diffcr.inference import sampler
+
+    return sampler._load(folder, "{}", None, True)
+
+
+def read_realisation(folder):
+    from diffcr.inference import backtrack
+
+    from diffcr.backtracking import Setup
+
+    return backtrack._load(folder, Setup(), 0, 4, False)
+
+
+def read_point(folder):
+    from diffcr.inference import scan_store
+
+    return scan_store.load(folder, "a" * 32)
+
+
+def read_block(folder):
+    from diffcr.inference.toy_files import load_block
+
+    return load_block(folder, plan_of_toys(), 0)
+
+
+def read_batch(folder):
+    from diffcr.inference.file_batches import load_part
+
+    return load_part(folder, "a" * 64)
+
+
+PLACES = {
+    read_segment: "segment_00000.npz",
+    read_realisation: "00000.npz",
+    read_point: f"{'a' * 32}.npz",
+    read_block: "blocks/isotropic_00000.npz",
+    read_batch: f"{'a' * 64}.npz",
+}
+
+
+@pytest.mark.parametrize("reader", PLACES, ids=lambda reader: reader.__name__)
+@pytest.mark.parametrize("member", ["about", "label", "../../escaped"])
+def test_a_pickle_in_the_results_of_a_run_is_not_loaded(reader, member, tmp_path, mark):
+    """Each reader says that the file cannot be read, or takes it for missing; nothing comes out of the archive."""
+    folder = tmp_path / "a" / "b"
+    path = folder / PLACES[reader]
+    path.parent.mkdir(parents=True)
+    array = np.empty(1, object)
+    array[0] = Evil(mark)
+    np.savez(path, **{member: array, "label.json": array, "seconds": array, "z": array})
+    before = set(tmp_path.rglob("*"))
+    try:
+        found = reader(folder)
+    except InputError as error:
+        found = str(error)
+    assert found is None or path.name in found
+    assert not mark.exists() and set(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "line", ['output = "../escaped"', 'folder = "/"', '[vary]\n"../../escaped" = [1, 2]', '[best]\nquantity = "../x"']
+)
+def test_a_scan_file_cannot_say_where_results_go(line, write, tmp_path, run):
+    text = 'run = "fit"\ninputs = ["dataset:auger-8eev"]\n' + line
+    if "[vary]" not in text:
+        text += "\n[vary]\nlmax = [1, 2]\n[fixed]\ngrid = '36x18'\nzenith_max = 1\n"
+    code, _, err = run("scan", write(text, "scan.toml"), "--no-plots", "-o", tmp_path / "out")
+    assert code in (2, 3), err
+    assert {path.name for path in tmp_path.iterdir()} <= {"scan.toml", "out"}
+
+
+def test_a_scan_file_with_an_expression_is_refused(write, tmp_path, run, mark):
+    text = f"""
+run = "predict"
+[vary]
+perpendicular = ["__import__('os').mkdir('{mark}')", 0.1]
+"""
+    code, _, err = run("scan", write(text, "scan.toml"), "-o", tmp_path / "out")
+    assert code == 2 and "perpendicular" in err
+    assert not mark.exists()

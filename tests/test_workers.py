@@ -281,3 +281,18 @@ def test_a_bad_slurm_file_is_told(write, text, message):
 def test_a_slurm_file_that_is_not_there_is_told(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         read_slurm(tmp_path / "none.toml")
+
+
+def written(job):
+    """A job that writes NetCDF, and says how memory is handed back."""
+    import xarray
+    from diffcr.inference.files import write_netcdf
+
+    write_netcdf(Path(job), xarray.Dataset({"x": ("n", [1.0, 2.0])}))
+    return [os.environ.get("MALLOC_TRIM_THRESHOLD_"), os.environ.get("OMP_NUM_THREADS")]
+
+
+def test_a_worker_writes_netcdf_and_starts_in_the_environment_it_is_given(tmp_path):
+    (found,) = collected(written, [str(tmp_path / "a.nc")], Workers(number=1, threads=1), tmp_path)
+    assert found == [str(1 << 30), "1"]
+    assert (tmp_path / "a.nc").exists()
