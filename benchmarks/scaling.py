@@ -1,6 +1,6 @@
 """How time and memory of the commands grow, and how they share work over workers and devices.
 
-    python3 benchmarks/scaling.py [--only NAME ..] [--events 1e8] [--toys 20000] [--output FILE]
+    python3 benchmarks/scaling.py [--only NAME ..] [--file-events 1e8] [--toys 20000] [--output FILE]
 
 Each measurement is a process of its own, so that its CPU time (with that of its workers) and its largest memory are its
 own. On machines that others use too, CPU seconds tell more than seconds. NAME is one of those in `MEASUREMENTS`.
@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -147,7 +148,30 @@ def trace_once(size: int, representation: str, nside: int) -> dict:
     }
 
 
-CHILDREN = {each.__name__: each for each in (fit_once, map_once, sample_once, trace_once)}
+def toys_once(toys: int) -> dict:
+    """Toys of an Auger-like detector a second, over all devices, after the first block, which compiles."""
+    import jax
+    from diffcr.inference.toy_detectors import plan_of_sites
+    from diffcr.inference.toys import run_block
+
+    from diffcr.site import site
+
+    plan = plan_of_sites([site("auger")], [3e4], toys=toys)
+    run_block(plan, 0)
+    wall, cpu = time.perf_counter(), time.process_time()
+    for number in range(1, plan.blocks):
+        run_block(plan, number)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    done = plan.toys - plan.size(0)
+    return {
+        "toys": done,
+        "devices": len(jax.local_devices()),
+        "toys_per_s": done / wall,
+        "toys_per_cpu_s": done / cpu,
+    }
+
+
+CHILDREN = {each.__name__: each for each in (fit_once, map_once, sample_once, trace_once, toys_once)}
 
 
 # Measurements ----------------------------------------------------------------------------------------------
@@ -184,13 +208,117 @@ def of_backtrack(options) -> list[dict]:
     ]
 
 
-MEASUREMENTS = {"fit": of_fit, "map": of_map, "sample": of_sample, "backtrack": of_backtrack}
+def of_toys(options) -> list[dict]:
+    """Dipole fits of an Auger-like detector (3e4 events, 36 sidereal bins): devices of one process, and workers."""
+    rows = [
+        child("toys_once", {"XLA_FLAGS": DEVICES + str(n)} | pool, toys=options.toys) | {"threads": threads}
+        for n, threads, pool in ((1, "all", {}), (2, "all", {}), (1, "1", {"NPROC": "1"}))
+    ]
+    for workers in (1, 2):
+        few, many = (_toys_command(number, workers) for number in (1000 * workers, options.toys))
+        extra = options.toys - 1000 * workers
+        rows.append(
+            {
+                "workers": workers,
+                "toys": extra,
+                "toys_per_s": extra / (many["seconds"] - few["seconds"]),
+                "toys_per_cpu_s": extra / (many["cpu_seconds"] - few["cpu_seconds"]),
+                "peak_mb": many["peak_mb"],
+            }
+        )
+    return rows
+
+
+def _toys_command(number: int, workers: int) -> dict:
+    with tempfile.TemporaryDirectory() as folder:
+        words = ("toys", "--site", "auger", "--events", "3e4", "--toys", number, "--workers", workers, "--threads", 1)
+        return command(*words, "--no-plots", "-o", folder)
+
+
+def of_bin(options) -> list[dict]:
+    """`diffcr bin` against events, files and workers; Parquet files of HAWC with time, RA, dec and energy."""
+    from diffcr.inference.synthetic_files import write_synthetic_files
+
+    rows = []
+    for files, events in ((10, options.file_events / 10), (10, options.file_events), (100, options.file_events / 10)):
+        with tempfile.TemporaryDirectory() as folder:
+            write_synthetic_files(folder, files, round(events / files))
+            for workers in (None, 1, 2):
+                words = () if workers is None else ("--workers", workers, "--threads", 1)
+                found = command("bin", folder, "--site", "hawc", *words, "-o", f"{folder}/counts.nc")
+                del found["said"]
+                rows.append({"files": files, "events": events, "workers": workers or 0} | found)
+    return rows
+
+
+SCANS = {
+    "predict": 'run = "predict"\n[fixed]\npoints = "published"\n[vary]\n'
+    'perpendicular = {{ from = 0.01, to = 1.0, scale = "log" }}\n"vela.age_yr" = {{ from = 8000.0, to = 20000.0 }}\n'
+    '[design]\nkind = "sobol"\npoints = {points}\n',
+    "fit": 'run = "fit"\ninputs = ["dataset:auger-8eev"]\n[fixed]\ngrid = "180x90"\n[vary]\n'
+    "zenith_max = {{ from = 45.0, to = 80.0, number = {points} }}\n",
+}
+
+
+def of_scan(options) -> list[dict]:
+    """`diffcr scan` against points and workers: points of one shape, so that each process compiles once."""
+    rows = []
+    for name, points in (("predict", 64), ("predict", 256), ("fit", 16), ("fit", 64)):
+        for workers in (None, 2) if points > 16 else (None,):
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "scan.toml"
+                file.write_text(SCANS[name].format(points=points), encoding="utf-8")
+                words = () if workers is None else ("--workers", workers, "--threads", 1)
+                found = command("scan", file, *words, "--no-plots", "-o", f"{folder}/out")
+                del found["said"]
+                rows.append({"run": name, "points": points, "workers": workers or 0} | found)
+    return rows
+
+
+MEASUREMENTS = {
+    "fit": of_fit,
+    "map": of_map,
+    "sample": of_sample,
+    "backtrack": of_backtrack,
+    "toys": of_toys,
+    "bin": of_bin,
+    "scan": of_scan,
+}
+
+
+def strong_scaling(content: dict) -> list[str]:
+    """What two workers or devices do against one, by CPU seconds where work is shared with others."""
+    lines = []
+    if "toys" in content:
+        rows = content["toys"]["rows"]
+        one, two = (next(r for r in rows if r.get("workers") == n) for n in (1, 2))
+        lines.append(
+            f"toys     2 workers     {2 * two['toys_per_cpu_s'] / one['toys_per_cpu_s']:.2f} times 1, by CPU time"
+        )
+        one, two = (next(r for r in rows if r.get("devices") == n) for n in (1, 2))
+        lines.append(f"toys     2 devices     {two['toys_per_s'] / one['toys_per_s']:.2f} times 1, by the clock")
+    if "bin" in content:
+        rows = [r for r in content["bin"]["rows"] if r["events"] == max(r["events"] for r in content["bin"]["rows"])]
+        one, two = (next(r for r in rows if r["workers"] == n) for n in (1, 2))
+        lines.append(f"bin      2 workers     {2 * one['cpu_seconds'] / two['cpu_seconds']:.2f} times 1, by CPU time")
+    if "backtrack" in content:
+        rows = [
+            r
+            for r in content["backtrack"]["rows"]
+            if r["particles"] == max(x["particles"] for x in content["backtrack"]["rows"])
+        ]
+        one, two = (next(r for r in rows if r["devices"] == n) for n in (1, 2))
+        ratio = two["particle_steps_per_s"] / one["particle_steps_per_s"]
+        lines.append(f"backtrack 2 devices    {ratio:.2f} times 1, by the clock (1 device uses both cores too)")
+    return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, help="which measurements (default: all)")
     parser.add_argument("--events", type=float, default=1e8, help="events of simulated counts")
+    parser.add_argument("--file-events", type=float, default=1e8, help="events in files")
+    parser.add_argument("--toys", type=int, default=20_000)
     parser.add_argument("--draws", type=int, default=200, help="draws of the posterior")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--child", nargs=2, metavar=("NAME", "OPTIONS"), help=argparse.SUPPRESS)
@@ -208,6 +336,7 @@ def main() -> None:
         for row in content[name]["rows"]:
             print(name, json.dumps(row), file=sys.stderr)
     content["benchmark"] = "scaling of time and memory"
+    print("\n".join(strong_scaling(content)), file=sys.stderr)
     print(json.dumps(content))
     options.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
