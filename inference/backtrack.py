@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 import diffcr
@@ -21,6 +22,7 @@ from diffcr.backtracking import Setup, Spectra, displacements, require_l_max, sp
 from diffcr.errors import InputError
 
 from .files import atomic
+from .hosts import barrier, first_only, first_tells, is_first
 
 Progress = Callable[[int, int, float], None]
 
@@ -29,6 +31,9 @@ FOLDERS = ("realisations", "half_step")
 
 _ARRAYS = tuple(field.name for field in dataclasses.fields(Spectra))
 
+
+_PATIENCE = 60.0
+"""Seconds that a network file system may take to show what another machine wrote."""
 
 _MOST_SAMPLES = 900
 """Times kept at most: each is a column of the sky files, and FITS has 999."""
@@ -115,40 +120,47 @@ def trace(
     resume: bool = False,
     progress: Progress | None = None,
     devices=None,
-) -> Result:
+) -> Result | None:
     """Trace all realisations, saving each.
+
+    Where JAX has joined several processes each calls this, with a folder that all see, and traces its share.
 
     Args:
         run: What to trace.
         folder: Existing folder; realisations go into its folders `FOLDERS`. None keeps them in memory.
         resume: Go on with what is in the folder; otherwise it must hold no realisations.
-        progress: Called after each realisation with those done, those in all, and the seconds of this process.
-        devices: Of JAX; by default all local ones.
+        progress: Called after each realisation with those done, those in all (of this process, where there are
+            several), and the seconds of this process.
+        devices: Of JAX, those of this process; by default all of them.
+
+    Returns:
+        The run; None in all processes but the first.
 
     Raises:
         InputError: If the folder holds another run, or one when not resuming, or a file cannot be read or written.
     """
     jobs = [(FOLDERS[0], run.setup, k) for k in range(run.realisations)]
     jobs += [(FOLDERS[1], run.half_step, k) for k in range(run.step_check)]
+    if folder is None and jax.process_count() > 1:
+        raise InputError("realisations of several processes need a folder that all of them see; give one")
+    found, clock = [None] * len(jobs), time.monotonic()
     if folder is not None:
-        _require_empty(folder, resume)
-        for name in {name for name, *_ in jobs}:
-            (folder / name).mkdir(exist_ok=True)
-    found, clock = [], time.monotonic()
-    # All that is there is read before anything is traced: a file that does not fit is told at once.
-    for name, setup, number in jobs:
-        keep = run.keeps(number) and name == FOLDERS[0]
-        found.append(None if folder is None else _load(folder / name, setup, number, run.l_max, keep))
-    done = sum(each is not None for each in found)
-    for place, (name, setup, number) in enumerate(jobs):
-        if found[place] is not None:
-            continue
+        # All that is there is read before anything is traced: a file that does not fit is told at once.
+        found = first_only(lambda: _present(run, folder, jobs, resume), found)
+    missing = first_tells(lambda: [place for place, each in enumerate(found) if each is None])
+    mine = missing[jax.process_index() :: jax.process_count()]
+    there = len(jobs) - len(missing)
+    for done, place in enumerate(mine, there + 1):
+        name, setup, number = jobs[place]
         found[place] = _realise(setup, number, run.l_max, run.keeps(number) and name == FOLDERS[0], devices)
         if folder is not None:
             _save(folder / name, setup, number, run.l_max, found[place])
-        done += 1
         if progress is not None:
-            progress(done, len(jobs), time.monotonic() - clock)
+            progress(done, there + len(mine), time.monotonic() - clock)
+    barrier()
+    if not is_first():
+        return None
+    found = [_others(run, folder, job) if each is None else each for job, each in zip(jobs, found, strict=True)]
     spectra = [Spectra(*(each[k] for k in _ARRAYS)) for each in found]
     return Result(
         run=run,
@@ -157,6 +169,33 @@ def trace(
         maps={k: each["position"] for k, each in enumerate(found[: run.realisations]) if "position" in each},
         seconds=[float(each["seconds"]) for each in found[: run.realisations]],
     )
+
+
+def _present(run: Run, folder: Path, jobs: list, resume: bool) -> list[dict[str, np.ndarray] | None]:
+    """What the folder holds of each job; makes the folders of those that are to come."""
+    _require_empty(folder, resume)
+    for name in {name for name, *_ in jobs}:
+        (folder / name).mkdir(exist_ok=True)
+    return [
+        _load(folder / name, setup, number, run.l_max, run.keeps(number) and name == FOLDERS[0])
+        for name, setup, number in jobs
+    ]
+
+
+def _others(run: Run, folder: Path, job: tuple[str, Setup, int]) -> dict[str, np.ndarray]:
+    """A realisation that another process has traced; a network file system may show it a little later."""
+    name, setup, number = job
+    end = time.monotonic() + _PATIENCE
+    while True:
+        content = _load(folder / name, setup, number, run.l_max, run.keeps(number) and name == FOLDERS[0])
+        if content is not None:
+            return content
+        if time.monotonic() > end:
+            raise InputError(
+                f"{_path(folder / name, number)}: another process traced it, but it is not here; give a folder that "
+                "all machines share"
+            )
+        time.sleep(0.2)
 
 
 def _realise(setup: Setup, number: int, l_max: int, keep: bool, devices) -> dict[str, np.ndarray]:

@@ -1,5 +1,5 @@
 """The `diffcr` command: demo, fit, map, estimate, bin, simulate, unblind, sample, compare, calibrate,
-spectrum, predict, sources, backtrack, lens.
+spectrum, predict, sources, backtrack, lens, scan, toys, devices.
 
 Exit codes: 0 done, 2 bad input (one line says what, where and the remedy), 3 finished but not converged,
 130 interrupted.
@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Annotated
@@ -20,8 +21,10 @@ from diffcr.errors import FitError, InputError
 
 from .cli_backtrack import backtrack
 from .cli_compare import compare
+from .cli_devices import devices
 from .cli_estimate import estimate
 from .cli_lens import lens
+from .cli_many_files import FilesArgument, ListOption, ManyFiles, SkipBadFiles, are_many, inputs_of_bin
 from .cli_map import sky_map
 from .cli_options import (
     Azimuth,
@@ -63,13 +66,20 @@ from .cli_options import (
 )
 from .cli_posterior import calibrate, sample
 from .cli_predict import predict, sources
+from .cli_scan import scan
 from .cli_spectrum import spectrum
+from .cli_toys import toys
+from .cli_workers import SchedulerOption, SlurmOption, ThreadsOption, WorkersOption, workers_of
+from .workers import SCRATCH
 
 _MOST_EVENTS = 1e15
 """Sums of more events than 2^53 are no longer exact."""
 
 _SKY_STREAM = 1
 """Second word of the seed of random multipoles; the counts have the seed alone."""
+
+_WRITTEN_INTO = ("segments", "realisations", "half_step", "points", "blocks")
+"""Folders in that of the results, of which an interrupt removes what is half-written."""
 
 app = typer.Typer(
     add_completion=False,
@@ -133,9 +143,11 @@ def _interrupt_at_once():
 
     def leave(*_):
         for folder in {Path.cwd(), *(p for a in sys.argv[1:] for p in (Path(a), Path(a).parent) if p.is_dir())}:
-            for place in (folder, *(folder / name for name in ("segments", "realisations", "half_step"))):
+            for place in (folder, *(folder / name for name in _WRITTEN_INTO), *folder.glob("*.nc.parts")):
                 for part in place.glob(f".*.{os.getpid()}.part"):
                     shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
+        for scratch in Path(tempfile.gettempdir()).glob(f"{SCRATCH}-{os.getpid()}-*"):
+            shutil.rmtree(scratch, ignore_errors=True)
         os.write(2, b"diffcr: interrupted\n")
         os._exit(130)
 
@@ -295,7 +307,8 @@ def fit(
 
 @app.command("bin")
 def bin_command(
-    inputs: Inputs,
+    inputs: FilesArgument = None,
+    listing: ListOption = None,
     site: SiteOption = None,
     columns: Columns = None,
     time_format: TimeFormat = None,
@@ -322,15 +335,25 @@ def bin_command(
     gamma: Gamma = None,
     blind: Blind = None,
     skip_bad_rows: SkipBad = False,
+    skip_bad_files: SkipBadFiles = False,
     cube: Cube = False,
     bin_reference: BinReference = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Counts file to write.", metavar="FILE.nc")] = Path(
         "counts.nc"
     ),
+    workers: WorkersOption = None,
+    scheduler: SchedulerOption = None,
+    slurm: SlurmOption = None,
+    threads: ThreadsOption = None,
 ) -> None:
     """Bin event lists or local maps (the JSON file of multi-llh), or join counts files, into one counts file.
 
+    Many event lists are read in batches, by --workers where asked; a run that was cut short goes on where it was when
+    the same command is given again. What became of each file stands beside the counts in COUNTS.files.csv.
+
     Example: [bold]diffcr bin night1.parquet night2.parquet --site hawc -o counts.nc[/bold]
+
+    Example: [bold]diffcr bin '2024/*.parquet' --site hawc --workers 8 -o counts.nc[/bold]
     """
     from .epochs import merge_epochs as merge
 
@@ -339,16 +362,14 @@ def bin_command(
         raise InputError("--force has no effect without --merge-epochs; leave it out, or give both")
     if cube and (blind is not None or merge_epochs):
         raise InputError("--cube goes neither with --blind nor with --merge-epochs, which drop it; leave one out")
-    counts = read_inputs(
-        inputs,
-        site,
-        columns=columns,
-        time_format=time_format,
-        azimuth=azimuth,
-        prefer=prefer,
-        equinox=equinox,
-        skip_bad_rows=skip_bad_rows,
-        bin_reference=bin_reference,
+    named, place = inputs_of_bin(inputs, listing), workers_of(workers, scheduler, slurm, threads)
+    reader = {
+        "columns": columns,
+        "time_format": time_format,
+        "azimuth": azimuth,
+        "prefer": prefer,
+        "equinox": equinox,
+        "skip_bad_rows": skip_bad_rows,
         **({"cube": True} if cube else {}),
         **binning_options(
             grid,
@@ -363,12 +384,18 @@ def bin_command(
             remove_orbital,
             gamma,
         ),
-    )
+    }
+    many = None
+    if bin_reference is None and are_many(named, site, skip_bad_files, place):
+        many = ManyFiles(named, site, output, skip_bad_files, place, **reader)
+    counts = read_inputs(named.files, site, bin_reference=bin_reference, **reader) if many is None else many.counts
     if merge_epochs:
         counts = merge(counts, force)
     counts = blinded(counts, blind)
     counts.save(output)
     tell_inputs(counts)
+    if many is not None:
+        many.finish()
     tell_counts(counts, output)
 
 
@@ -610,6 +637,9 @@ app.command()(predict)
 app.command()(sources)
 app.command()(backtrack)
 app.command()(lens)
+app.command()(scan)
+app.command()(toys)
+app.command()(devices)
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,5 @@
 """The command `diffcr backtrack`: skies of cosmic rays traced back through magnetic turbulence."""
 
-import contextlib
 import os
 import sys
 import time
@@ -11,7 +10,10 @@ import typer
 
 from diffcr.errors import FitError, InputError
 
+from .cli_devices import DevicesOption, HostsOption
 from .cli_options import Output, make_folder, numbers, require_folder
+from .devices import start_devices
+from .hosts import first_only, is_first, joined, parse_hosts
 
 _LONG = 2e10
 """Steps of particles of a run that is told to be long: a quarter of an hour and more on two cores."""
@@ -73,9 +75,8 @@ def backtrack(
     precision: Annotated[
         str, typer.Option(help="Of the paths: single (enough for averages) or double.", metavar="KIND")
     ] = "single",
-    devices: Annotated[
-        int | None, typer.Option(help="Cores (or accelerators) to share the directions, such as 2 (default: all).")
-    ] = None,
+    devices: DevicesOption = None,
+    hosts: HostsOption = None,
     seed: Annotated[int, typer.Option(help="Seed of the random numbers.", min=0)] = 0,
     gradient: Annotated[
         str, typer.Option(help="Angles in degrees between density gradient and B_0, such as 0,45,90.", metavar="A1,A2")
@@ -110,50 +111,48 @@ def backtrack(
     # First of all: once anything has run on a processor it stays one device, and healpy's threads wait as they did.
     # Those that wait by spinning slow its transforms a thousandfold where cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    chosen = start_devices(devices)
-    angles = parse_angles(gradient)
-    setup = _setup(
-        chosen_spectrum(spectrum, slope, lambda_min, lambda_max),
-        field,
-        precision,
-        omega_t=omega_t,
-        omega_step=omega_step,
-        samples=samples,
-        sigma2=sigma2,
-        larmor_radius=larmor_radius,
-        size=size,
-        nside=nside,
-        geometry=geometry,
-        slab_fraction=slab_fraction,
-        helicity=helicity,
-        seed=seed,
-    )
-    from .backtrack import Run
-    from .backtrack_cost import require_memory
-    from .backtrack_tables import read_power
+    with joined(parse_hosts(hosts), lambda: start_devices(devices)) as chosen:
+        angles = parse_angles(gradient)
+        setup = _setup(
+            chosen_spectrum(spectrum, slope, lambda_min, lambda_max),
+            field,
+            precision,
+            omega_t=omega_t,
+            omega_step=omega_step,
+            samples=samples,
+            sigma2=sigma2,
+            larmor_radius=larmor_radius,
+            size=size,
+            nside=nside,
+            geometry=geometry,
+            slab_fraction=slab_fraction,
+            helicity=helicity,
+            seed=seed,
+        )
+        from .backtrack import Run
+        from .backtrack_cost import require_memory
+        from .backtrack_tables import read_power
 
-    run = Run(setup, realisations, min(step_check, max(realisations, 0)), lmax, keep_maps)
-    measured = None if data is None else read_power(data)
-    require_memory(run)
-    if dry_run:
-        _tell_cost(run, chosen)
-        return
-    require_folder(output)
-    make_folder(output)
-    _trace_and_write(run, chosen, output, resume, angles, measured, plots)
+        run = Run(setup, realisations, min(step_check, max(realisations, 0)), lmax, keep_maps)
+        measured = None if data is None else read_power(data)
+        require_memory(run)
+        if dry_run:
+            _tell_cost(run, chosen)
+            return
+        first_only(lambda: require_folder(output))
+        first_only(lambda: make_folder(output))
+        _trace_and_write(run, chosen, output, resume, angles, measured, plots)
 
 
 def _trace_and_write(run, devices, output: Path, resume: bool, angles, measured, plots: bool) -> None:
     from .backtrack import FOLDERS, trace
-    from .backtrack_report import describe, write_backtracking
-    from .backtrack_summary import analyse
 
-    if resume and not any((output / FOLDERS[0]).glob("*.npz")):
+    if resume and is_first() and not any((output / FOLDERS[0]).glob("*.npz")):
         print(
             f"note             {output / FOLDERS[0]} holds no realisation: starting from the beginning", file=sys.stderr
         )
     particle_steps = run.setup.pixels * run.setup.steps * (run.realisations + 2 * run.step_check)
-    if particle_steps > _LONG:
+    if particle_steps > _LONG and is_first():
         print(
             f"note             {particle_steps:.2g} steps of particles: --dry-run tells how long they take",
             file=sys.stderr,
@@ -166,6 +165,13 @@ def _trace_and_write(run, devices, output: Path, resume: bool, angles, measured,
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         "cores": os.cpu_count(),
     }
+    first_only(lambda: _write(result, cost, output, angles, measured, plots))
+
+
+def _write(result, cost: dict, output: Path, angles, measured, plots: bool) -> None:
+    from .backtrack_report import describe, write_backtracking
+    from .backtrack_summary import analyse
+
     summary = write_backtracking(analyse(result, angles), output, plots, measured, cost)
     print("\n".join(describe(summary)))
     for note in summary["notes"]:
@@ -269,41 +275,6 @@ def _setup(spectrum, field: str, precision: str, **rest) -> Any:
     options = {name: rest[name] for name in ("geometry", "helicity", "slab_fraction")}
     draw_plane_waves(jax.random.key(0), spectrum, 1 if rest["size"] == 1 else 2, **options)
     return setup
-
-
-def start_devices(number: int | None) -> list:
-    """Devices of JAX, so many cores of the processor each one of its own; all by default.
-
-    Raises:
-        InputError: If there are not so many.
-    """
-    import jax
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if number is not None and number < 1:
-        raise InputError(f"--devices must be at least 1, not {number}")
-    with _host_devices(min(number or cores, cores)):
-        found = jax.local_devices()
-    most = max(cores, len(found)) if jax.default_backend() == "cpu" else len(found)
-    if number is not None and number > most:
-        raise InputError(f"--devices {number}, but this machine has {most}: ask for {most} or fewer")
-    return found[:number]
-
-
-@contextlib.contextmanager
-def _host_devices(number: int):
-    """Let a processor that JAX starts within the block be so many devices; one that runs already stays as it is."""
-    before = os.environ.get("XLA_FLAGS")
-    flag = "--xla_force_host_platform_device_count"
-    if flag not in (before or ""):
-        os.environ["XLA_FLAGS"] = f"{before or ''} {flag}={number}".strip()
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop("XLA_FLAGS", None)
-        else:
-            os.environ["XLA_FLAGS"] = before
 
 
 class Tracing:

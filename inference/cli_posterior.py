@@ -9,6 +9,7 @@ import typer
 
 from diffcr.errors import FitError, InputError
 
+from .cli_devices import DevicesOption, HostsOption
 from .cli_options import (
     Azimuth,
     Blind,
@@ -125,18 +126,22 @@ def sample(
     gamma: Gamma = None,
     blind: Blind = None,
     skip_bad_rows: SkipBad = False,
+    devices: DevicesOption = None,
+    hosts: HostsOption = None,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw pictures beside the results.")] = True,
     output: Output = Path("diffcr-sample"),
 ) -> None:
     """Sample the joint posterior of sky and rates (the acceptance is conditioned away) by NUTS.
 
     Writes posterior.nc (ArviZ), summary.json, counts.nc and pictures. Finished segments are kept in DIR/segments: after
-    any end, the same command with --resume goes on bit for bit, and with more --draws it prolongs the run.
+    any end, the same command with --resume goes on bit for bit, and with more --draws it prolongs the run. Chains run
+    side by side on the cores or accelerators; with other --devices draws are others of the same posterior.
 
     Example: [bold]diffcr sample counts.nc --model multipoles --lmax 4 --prior median=1e-8 -o posterior[/bold]
     """
+    from .devices import start_for_chains
+    from .hosts import first_only, is_first, joined, parse_hosts
     from .posterior import sample_likelihood
-    from .posterior_report import write_posterior
     from .sampler import Plan
     from .specification import Specification
 
@@ -146,29 +151,39 @@ def sample(
     options = binning_options(
         grid, time_frame, epochs, zenith_max, energy_min, energy_max, energy_edges, start, end, remove_orbital, gamma
     )
-    counts = read_inputs(
-        inputs,
-        site,
-        columns=columns,
-        time_format=time_format,
-        azimuth=azimuth,
-        prefer=prefer,
-        equinox=equinox,
-        skip_bad_rows=skip_bad_rows,
-        **options,
-    )
-    counts = blinded(counts, blind)
-    if acceptance_prior is None:
-        sky = spec.likelihood(counts)
-    else:
-        sky = with_acceptance_prior(spec, counts, acceptance_prior)
-    make_folder(output)
-    segments = output / "segments"
-    if resume and not any(segments.glob("segment_*.npz")):
-        print(f"note             {segments} holds no finished segment: starting from the beginning", file=sys.stderr)
-    counts.save(output / "counts.nc")
-    with Progress() as bar:
-        posterior = sample_likelihood(counts, sky, spec, plan, segments, resume, bar)
+    # Before anything is computed: how JAX uses the cores cannot be changed afterwards.
+    with joined(parse_hosts(hosts), lambda: start_for_chains(devices, chains)) as chosen:
+        counts = read_inputs(
+            inputs,
+            site,
+            columns=columns,
+            time_format=time_format,
+            azimuth=azimuth,
+            prefer=prefer,
+            equinox=equinox,
+            skip_bad_rows=skip_bad_rows,
+            **options,
+        )
+        counts = blinded(counts, blind)
+        if acceptance_prior is None:
+            sky = spec.likelihood(counts)
+        else:
+            sky = with_acceptance_prior(spec, counts, acceptance_prior)
+        first_only(lambda: make_folder(output))
+        segments = output / "segments"
+        if resume and is_first() and not any(segments.glob("segment_*.npz")):
+            print(
+                f"note             {segments} holds no finished segment: starting from the beginning", file=sys.stderr
+            )
+        first_only(lambda: counts.save(output / "counts.nc"))
+        with Progress() as bar:
+            posterior = sample_likelihood(counts, sky, spec, plan, segments, resume, bar, chosen)
+        first_only(lambda: _write(posterior, counts, sky, spec, output, plots, compare_rings))
+
+
+def _write(posterior, counts, sky, spec, output: Path, plots: bool, compare_rings: bool) -> None:
+    from .posterior_report import write_posterior
+
     summary = write_posterior(posterior, counts, sky, spec, output, pictures=plots, leave_one_out=compare_rings)
     tell_inputs(counts)
     print("\n".join(describe(summary)))
@@ -207,12 +222,14 @@ def calibrate(
     from diffcr.detector import acceptance
     from diffcr.site import site as find_site
 
+    from .devices import start_for_chains
     from .plots import save
     from .report import write_json
     from .sbc import calibrate as run
     from .specification import Specification
 
     require_folder(output)
+    start_for_chains(None, 1)
     spec = Specification(model, lmax, with_template(parse_priors(prior), lmax), rate_concentration)
     cells, sites = grid_of(grid), [find_site(name) for name in site or ["HAWC"]]
     samples = max(4, -(-4 * 180 // cells.n_ring))

@@ -15,6 +15,7 @@ import diffcr
 from diffcr.errors import require_float64
 
 from .data import MARGINALS, Counts
+from .hosts import is_first
 from .named import Names, container, group
 from .predictive import observed, positive_sky, predictive
 from .sampler import Draws, Kernel, Plan, checksum, natural, sample_segments
@@ -67,15 +68,23 @@ def sample_likelihood(
     folder: Path | None = None,
     resume: bool = False,
     progress: Callable[[int, int, float], None] | None = None,
+    devices: list | None = None,
 ) -> Any:
-    """`sample` for a likelihood made beforehand, such as one with a prior on the acceptance."""
+    """`sample` for a likelihood made beforehand, such as one with a prior on the acceptance.
+
+    Args:
+        devices: Of JAX, to lay the chains over; by default all local ones. With those of several processes each
+            calls this, and all but the first get None.
+    """
     plan = plan or Plan(draws=1000, target_accept=spec.target_accept)
     kwargs = spec.arguments(sky)
     kernel = Kernel(spec.function, plan, spec.mirror(sky), spec.dense)
-    if folder is not None:
+    if folder is not None and is_first():
         folder.mkdir(parents=True, exist_ok=True)
     header = {**spec.header(), "data": _identity(counts, sky)}
-    draws = sample_segments(kernel, (sky,), kwargs, folder, header, resume, progress)
+    draws = sample_segments(kernel, (sky,), kwargs, folder, header, resume, progress, devices=devices)
+    if draws is None:
+        return None
     values = natural(kernel, draws.positions, (sky,), kwargs)
     prior = _prior_draws(spec, sky, kwargs, plan.seed)
     if "field_direction" in values:

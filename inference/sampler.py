@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpyro import handlers
 from numpyro.infer import util
 from numpyro.infer.hmc import hmc
@@ -27,7 +26,9 @@ from numpyro.infer.hmc import hmc
 import diffcr
 from diffcr.errors import InputError
 
+from .devices import Shares
 from .files import atomic
+from .hosts import first_only, first_tells, is_first
 from .prior import Coordinates
 
 STATISTICS = ("diverging", "num_steps", "accept_prob", "energy", "potential_energy")
@@ -38,7 +39,7 @@ class Plan:
     """How long and how to sample.
 
     Attributes:
-        chains: Chains, side by side on one device or spread evenly over all.
+        chains: Chains, side by side on one device or spread over several.
         warmup: Steps of adaptation per chain, not kept.
         draws: Kept steps per chain.
         segment: Steps between two saves.
@@ -171,8 +172,13 @@ def sample_segments(
     resume: bool = False,
     progress: Callable[[int, int, float], None] | None = None,
     at: dict[str, Any] | None = None,
-) -> Draws:
+    devices: list | None = None,
+) -> Draws | None:
     """Run the plan of a kernel, saving every segment.
+
+    Chains are laid over the devices. A device computes its chains as it would alone, with rounding of its own:
+    on other numbers of devices the draws agree to rounding until NUTS, which is chaotic, makes them other draws of
+    the same posterior. On one number of devices they are the same bit for bit.
 
     Args:
         kernel: The transition.
@@ -182,47 +188,60 @@ def sample_segments(
         resume: Continue what is in the folder; otherwise it must hold no segments.
         progress: Called after each segment with steps done, steps in all, and the seconds of this process.
         at: Values at which sites start, one for each chain; the others start as `Kernel.start` has it.
+        devices: Of JAX; by default all local ones. With those of other processes every process calls this, with the
+            same plan; data and segments are those of the first.
+
+    Returns:
+        The draws; None in all processes but the first.
 
     Raises:
         InputError: If the folder holds another run, or one when not resuming.
     """
-    plan = kernel.plan
+    plan, clock = kernel.plan, time.monotonic()
+    shares = Shares(plan.chains, devices, "chain")
     keys = jax.random.split(jax.random.PRNGKey(plan.seed), plan.chains)
-    start = jax.jit(jax.vmap(lambda key, at, a, k: kernel.start(key, a, k, at), (0, 0, None, None)))
+    start = jax.vmap(lambda key, at, a, k: kernel.start(key, a, k, at), (0, 0, None, None))
     template = jax.eval_shape(start, keys, at, args, kwargs)
     label = _label(plan, header or {})
-    done: list[dict] = []
-    carry = None
-    if folder is not None:
-        done, carry = _load(folder, label, template, resume)
+    done, carry = _found(folder, label, template, resume, shares)
+    args, kwargs = shares.whole((args, kwargs))
     if carry is None:
-        carry = start(keys, at, args, kwargs)
-    carry = _spread(carry, plan.chains)
+        carry = jax.jit(shares.map(start, shared=2))(*shares.split((keys, at)), args, kwargs)
+    else:
+        carry = shares.split(carry)
 
     @functools.partial(jax.jit, static_argnames="length", donate_argnums=0)
     def run(carry, args, kwargs, length):
-        def all_chains(c, _):
-            return jax.vmap(lambda own: kernel.step(own, args, kwargs))(c)
+        def all_chains(carry, args, kwargs):
+            step = lambda c, _: jax.vmap(lambda own: kernel.step(own, args, kwargs))(c)
+            return jax.lax.scan(step, carry, length=length)
 
-        return jax.lax.scan(all_chains, carry, length=length)
+        return shares.map(all_chains, shared=2, results=(0, 1))(carry, args, kwargs)
 
-    parts, clock = plan.remaining([len(part["s.diverging"]) for part in done]), time.monotonic()
-    compiled, steps = {}, plan.warmup + plan.draws
-    for length in parts:
+    first, compiled, steps = is_first(), {}, plan.warmup + plan.draws
+    before = sum(len(part["s.diverging"]) for part in done)
+    for length in plan.remaining([len(part["s.diverging"]) for part in done]):
         if length not in compiled:
             compiled[length] = run.lower(carry, args, kwargs, length=length).compile()
         begun = time.monotonic()
-        carry, (positions, statistics) = jax.block_until_ready(compiled[length](carry, args, kwargs))
+        carry, drawn = jax.block_until_ready(compiled[length](carry, args, kwargs))
         took = time.monotonic() - begun
-        before = sum(len(part["s.diverging"]) for part in done)
-        kept = {f"z.{k}": np.asarray(v) for k, v in positions.items()} if before >= plan.warmup else {}
-        kept |= {f"s.{k}": np.asarray(v) for k, v in statistics.items()}
+        positions, statistics = shares.gather(drawn, axis=1)
+        kept = {f"z.{k}": v for k, v in positions.items()} if before >= plan.warmup else {}
+        kept |= {f"s.{k}": v for k, v in statistics.items()}
         kept["seconds"] = np.array(took)
-        if folder is not None:
-            _save(folder, len(done), label, kept, carry)
+        state = None if folder is None else shares.gather(carry)
+        if folder is not None and first:
+            _save(folder, len(done), label, kept, state)
         done.append(kept)
-        if progress is not None:
-            progress(before + length, steps, time.monotonic() - clock)
+        before += length
+        if progress is not None and first:
+            progress(before, steps, time.monotonic() - clock)
+    return _joined(plan, done, time.monotonic() - clock) if first else None
+
+
+def _joined(plan: Plan, done: list[dict], seconds: float) -> Draws:
+    """Draws of all segments."""
     drawn = [part for part in done if any(k.startswith("z.") for k in part)]
 
     def joined(name):
@@ -233,7 +252,7 @@ def sample_segments(
         positions={k[2:]: joined(k) for k in names if k.startswith("z.")},
         statistics={k[2:]: joined(k) for k in names if k.startswith("s.")},
         seconds=float(sum(part["seconds"] for part in drawn)),
-        seconds_total=time.monotonic() - clock,
+        seconds_total=seconds,
     )
 
 
@@ -244,12 +263,22 @@ def natural(kernel: Kernel, positions: dict[str, np.ndarray], args: tuple, kwarg
     return {k: np.asarray(v) for k, v in fill({k: jnp.asarray(v) for k, v in positions.items()}).items()}
 
 
-def _spread(carry, chains: int):
-    """Chains laid over the local devices where these divide them evenly."""
-    devices = jax.local_devices()
-    if len(devices) == 1 or chains % len(devices):
-        return carry
-    return jax.device_put(carry, NamedSharding(Mesh(np.array(devices), ("chain",)), PartitionSpec("chain")))
+def _found(folder: Path | None, label: str, template, resume: bool, shares: Shares) -> tuple[list[dict], Any]:
+    """Finished segments and the state at the end of the last, the same in every process."""
+    if folder is None:
+        return [], None
+    if not shares.several_hosts:
+        return _load(folder, label, template, resume)
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    done, carry = first_only(lambda: _load(folder, label, template, resume), ([], None))
+    lengths = first_tells(lambda: [len(part["s.diverging"]) for part in done])
+    if not is_first():
+        done = [{"s.diverging": np.zeros(length)} for length in lengths]
+    if not lengths:
+        return [], None
+    blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), template)
+    return done, broadcast_one_to_all(blank if carry is None else carry)
 
 
 def _label(plan: Plan, header: dict) -> str:
