@@ -160,8 +160,9 @@ def make_block(data: Marginals, modes: RingModes, groups: int) -> Block:
 def with_moments(block: Block, moments: Float[AnyArray, "3 2"], rotation: float | AnyArray) -> Block:
     """Use the events' own directions and times in the first-order terms of the dipole, instead of cell averages.
 
-    The score of a dipole about isotropy is then that of the unbinned events, whatever the grid, the rate within a
-    bin and the number of free rates; the cells are left with the second-order terms.
+    The score of a dipole about isotropy is then that of the unbinned events, whatever the grid and the number of free
+    rates; the cells are left with the second-order terms. Where the rate follows the counts, it does so within a bin
+    too; where it is constant over groups of bins, so it is in the score, which the times of the events do not enter.
 
     Args:
         block: The data, with m = 0 absent and the multipoles in the order of `free_multipoles`.
@@ -191,9 +192,13 @@ def with_moments(block: Block, moments: Float[AnyArray, "3 2"], rotation: float 
     basis += _einsum("pmr,ma->pra", modes.sine[:2], modes.sky_sine)
     binned_sky = jnp.sum(basis * block.data.sky, axis=(1, 2))
     start = jnp.sum(block.rate_modes, axis=1)[first]
-    linear = exact_sky - binned_sky + _dot(time / block.data.total, exact_pairs) - _dot(start, binned_pairs)
-    # A shift of the rate is constant within a time bin: exp(i t) averages to its value at the centre times sinc.
-    pairs = float(np.sinc(1 / n)) * exact_pairs - binned_pairs
+    # What is constant within a time bin: exp(i t) averages to its value at the centre times sinc.
+    within = float(np.sinc(1 / n))
+    seen = block.data.time / block.data.total
+    follows = jnp.max(jnp.abs(block.data.rate - seen)) <= 1e-6 * jnp.max(seen)
+    rate = jnp.where(follows, time / block.data.total, within * start)
+    linear = exact_sky - binned_sky + _dot(rate, exact_pairs) - _dot(start, binned_pairs)
+    pairs = within * exact_pairs - binned_pairs
     known = jnp.all(jnp.isfinite(linear)) & jnp.all(jnp.isfinite(pairs))
     return dataclasses.replace(
         block,

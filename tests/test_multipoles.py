@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from diffcr.inference import BinningOptions
+from diffcr.inference import BinningOptions, fit, read_counts
 from diffcr.inference.binning import bin_chunks
 from diffcr.inference.events import EventChunk
 from diffcr.inference.likelihood import conditional_difference, form_marginals, second_order
@@ -223,3 +223,41 @@ def test_moments_of_the_events_make_the_score_unbinned():
     unknown = with_moments(block, np.full((3, 2), np.nan), 0.0)
     assert not np.any(unknown.linear)
     assert not np.any(unknown.bilinear)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_rate_that_is_asked_to_be_constant_does_not_follow_the_times_of_the_events(groups):
+    """The same events: with one rate for all times the score is sum Y(n) alone, as a Rayleigh analysis has it; with two
+    the rate is that of each half, whose time averages are known in closed form."""
+    rng = np.random.default_rng(6)
+    grid = RingGrid(4, 6)
+    days = 5844.5 + np.sort(rng.beta(2, 5, 6000))
+    zenith, azimuth = np.arccos(rng.uniform(0.5, 1, 6000)), 2 * np.pi * rng.beta(2, 3, 6000)
+    counts = bin_chunks(
+        [EventChunk(days, None, None, zenith, azimuth, None, None, 1, 0)], SITE, BinningOptions(grid=grid)
+    )
+    hour_angle, dec = (np.asarray(x) for x in equatorial_of(zenith, azimuth, SITE.latitude))
+    time = np.asarray(local_time(days, SITE.longitude))
+    # exp(i t) averaged over the first and the second half of the day.
+    halves = np.array([2j / np.pi, -2j / np.pi]) if groups == 2 else np.zeros(1)
+    share = np.array([np.mean((time % (2 * np.pi) < np.pi) == first) for first in (True, False)[:groups]])
+    mean = np.sum(halves * share)
+    flat = np.cos(dec)
+    score = np.sum(flat * np.exp(1j * (time - hour_angle))) - mean * np.sum(flat * np.exp(-1j * hour_angle))
+    data = form_marginals(counts.n_sky[0, 0, 0], counts.n_time[0, 0, 0], counts.n_local[0, 0, 0], groups)
+    block = make_block(data, ring_modes(grid, data.rings, *free_multipoles(1)), groups)
+    exact = derivatives(with_moments(block, counts.moments[0, 0, 0], 0.0), np.zeros(2), np.zeros(3)).g_t
+    np.testing.assert_allclose(exact * np.sqrt(4 * np.pi / 3), [score.imag, score.real], rtol=1e-5, atol=1e-3)
+
+
+def test_one_rate_for_all_times_gives_the_amplitude_of_the_first_harmonic():
+    """The events above 8 EeV: 2 sum cos(dec) exp(i RA) / sum cos(dec)^2 in the limit of a small dipole, whatever the
+    grid, with the significance of the Rayleigh test that was published with them (p = 2.6e-8)."""
+    for grid in (RingGrid(18, 36), RingGrid(60, 120)):
+        counts = read_counts("dataset:auger-8eev", grid=grid)
+        result = fit(counts, rate_bins=1).require_converged()
+        dec = grid.declination[:, None]
+        sky = counts.n_sky[0, 0, 0]
+        vector = 2 * np.sum(sky * np.cos(dec) * np.exp(1j * grid.right_ascension)) / np.sum(sky * np.cos(dec) ** 2)
+        assert result.dipole.amplitude == pytest.approx(abs(vector), rel=0.03)
+        assert -result.test_statistic / 2 / np.log(10) == pytest.approx(np.log10(2.6e-8), abs=0.4)
