@@ -341,7 +341,7 @@ def _assemble(parts, site: Site, options: BinningOptions, weighted: bool, entry:
     sums = {name: np.zeros(lead + tail) for name, tail in tails.items()}
     squares = {name: np.zeros(lead + tail) for name, tail in tails.items()} if weighted else {}
     num_events, mean_epoch, livetime = np.zeros(lead, np.int64), np.full(lead, np.nan), np.zeros(lead)
-    moments = np.zeros((*lead, 3, 2))
+    moments, span = np.zeros((*lead, 3, 2)), np.full((*lead, 2), np.nan)
     cube = np.zeros((*lead, bins, rings, bins)) if options.cube else None
     for (energy, epoch), part in parts.items():
         place = (0, energies.index(energy), epochs.index(epoch))
@@ -352,6 +352,7 @@ def _assemble(parts, site: Site, options: BinningOptions, weighted: bool, entry:
         num_events[place] = part.num_events
         mean_epoch[place] = 2000 + part.days / part.num_events / 365.25
         livetime[place] = part.last - part.first
+        span[place] = part.first, part.last
         moments[place] = part.directions[2:].reshape(3, 2)
         if cube is not None:
             cube[place] = part.cube
@@ -367,6 +368,7 @@ def _assemble(parts, site: Site, options: BinningOptions, weighted: bool, entry:
         num_events=num_events,
         mean_epoch=mean_epoch,
         livetime=livetime,
+        span=span,
         moments=moments,
         w2=squares,
         time_frame=options.time_frame,

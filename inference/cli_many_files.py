@@ -136,7 +136,8 @@ class _Bar:
         columns = (TextColumn(text), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._bar.add_task("files", total=files, events=0, rate="")
-        self._files = self._rows = self._found = self._found_rows = 0
+        # By name: a batch of which a file is left out is read again.
+        self._read, self._found = {}, {}
         self._begun = time.monotonic()
 
     def __enter__(self) -> "_Bar":
@@ -153,19 +154,17 @@ class _Bar:
 
     def advance(self, accounts: Sequence[Account], found: bool) -> None:
         """Some more files are done; `found` where an earlier run had done them."""
-        rows = sum(each.rows for each in accounts)
-        self._files, self._rows = self._files + len(accounts), self._rows + rows
-        if found:
-            self._found, self._found_rows = self._found + len(accounts), self._found_rows + rows
-        rate = (self._rows - self._found_rows) / max(time.monotonic() - self._begun, 1e-9)
+        (self._found if found else self._read).update({each.file: each.rows for each in accounts})
+        rate = sum(self._read.values()) / max(time.monotonic() - self._begun, 1e-9)
+        done = self._found | self._read
         self._bar.update(
-            self._task, advance=len(accounts), events=self._rows, rate=f"{rate / 1e6:.3g} million events/s"
+            self._task, completed=len(done), events=sum(done.values()), rate=f"{rate / 1e6:.3g} million events/s"
         )
 
     def summary(self) -> str:
         """Files, events and rate of this run."""
-        rows, files = self._rows - self._found_rows, self._files - self._found
-        done = f", {self._found} files were done before" if self._found else ""
+        rows, files, before = sum(self._read.values()), len(self._read), len(self._found.keys() - self._read.keys())
+        done = f", {before} files were done before" if before else ""
         rate = rows / max(self._seconds, 1e-9) / 1e6
         return f"{files} files with {rows} rows read in {self._seconds:.3g} s, {rate:.3g} million rows/s{done}"
 

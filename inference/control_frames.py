@@ -172,8 +172,9 @@ def control_frames(
         frames: Counts by time frame, each read again from the events with that `--time-frame`.
         spectral_index: Gamma, of the intensity in energy.
         days: Times of the events, or centres of a histogram of them, in days since J2000.0. Without, each configuration
-            is taken as live evenly over the span about its mean epoch that the counts record; where they record none,
-            over whole years. Seasonal gaps are then missed, and leak up to 2/pi of the solar line into the others.
+            is taken as live evenly from the first to the last event, or over its live time about its mean epoch, as far
+            as the counts record them; where they record neither, over whole years. Seasonal gaps are then missed,
+            and leak up to 2/pi of the solar line into the others.
         weights: Of `days`.
 
     Raises:
@@ -203,17 +204,23 @@ def expected_orbit(
         return orbital_dipole(days, spectral_index, counts.time_frame, weights)
     mean, total = np.zeros(2), 0.0
     for place in counts.configurations():
-        year, span = float(counts.mean_epoch[place]), float(counts.livetime[place])
-        if np.isfinite(year) and span > 0:
-            centre = (year - 2000.0) * 365.25
-            steps = max(math.ceil(span), 2)
-            even = centre + span * ((np.arange(steps) + 0.5) / steps - 0.5)
+        first, last = _window(counts, place)
+        if last > first:
+            steps = max(math.ceil(last - first), 2)
+            even = first + (last - first) * (np.arange(steps) + 0.5) / steps
             value = orbital_dipole(even, spectral_index, counts.time_frame)
         else:
             value = orbital_lines(spectral_index)[counts.time_frame]
         share = float(counts.n_time[place].sum())
         mean, total = mean + share * value, total + share
     return mean / total
+
+
+def _window(counts: Counts, place: tuple[int, int, int]) -> Float[np.ndarray, "2"]:
+    """Beginning and end of the data taking in days since J2000.0; NaN where the counts do not tell."""
+    if np.all(np.isfinite(counts.span[place])):
+        return counts.span[place]
+    return (counts.mean_epoch[place] - 2000.0) * 365.25 + counts.livetime[place] * np.array([-0.5, 0.5])
 
 
 # --- The solar dipole as a spectrometer -------------------------------------------------------------------
@@ -300,7 +307,7 @@ def solar_indices(
 
 def of_energy(counts: Counts, k: int) -> Counts:
     """The counts of one energy bin alone."""
-    names = (*MARGINALS, "num_events", "mean_epoch", "livetime", "moments")
+    names = (*MARGINALS, "num_events", "mean_epoch", "livetime", "span", "moments")
     arrays = {name: getattr(counts, name)[:, k : k + 1] for name in names}
     w2 = {name: values[:, k : k + 1] for name, values in counts.w2.items()}
     return counts.replace(energies=(counts.energies[k],), w2=w2, **arrays)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from diffcr.grid import RingGrid
 from diffcr.site import Site
 
 from .files import write_netcdf
+from .spans import joined_span, known_span, livetime_within, span_of_events
 
 FORMAT_VERSION = 1
 MARGINALS = ("n_sky", "n_time", "n_local", "n_half")
@@ -53,12 +55,15 @@ class Counts:
         w2: The same four marginals of the squared weights, by name, or empty for unit weights.
         num_events: Rows counted, shape (observatory, energy, epoch).
         mean_epoch: Mean time of the events [Julian year], same shape; NaN where there is none.
-        livetime: Time spanned by the events [days], same shape; an upper bound of the live time.
+        livetime: Time spanned by the events [days], same shape; an upper bound of the live time. Of joined
+            counts the sum of their own, or the time from the first to the last event if that is shorter.
         time_frame: "sidereal", "solar", "antisidereal" or "extended-sidereal".
         inputs: What was read: a list of dicts with file, sha256, events, bad rows.
         history: What was done beyond binning: blind, unblinded, orbital_removed, merged_epochs, simulated.
         cube: Counts of every time bin and local cell, shape (observatory, energy, epoch, time, ring, hour_angle), or
             None. With weights their sums; their squares are kept for the marginals alone.
+        span: First and last time of the events [days since J2000.0, UTC], shape (observatory, energy, epoch, 2); NaN
+            where they are not known.
     """
 
     grid: RingGrid
@@ -78,6 +83,7 @@ class Counts:
     inputs: tuple[dict, ...] = ()
     history: dict = dataclasses.field(default_factory=dict)
     cube: np.ndarray | None = None
+    span: np.ndarray | None = None
 
     def __post_init__(self):
         lead = (len(self.sites), len(self.energies), len(self.epochs))
@@ -86,6 +92,12 @@ class Counts:
         if np.shape(self.moments) != (*lead, 3, 2):
             raise InputError(
                 f"moments has shape {np.shape(self.moments)}, the labels need {(*lead, 3, 2)}; bin the events again"
+            )
+        if self.span is None:
+            object.__setattr__(self, "span", np.full((*lead, 2), np.nan))
+        if np.shape(self.span) != (*lead, 2) or np.any(self.span[..., 1] < self.span[..., 0]):
+            raise InputError(
+                f"span must be first and last time of each configuration, of shape {(*lead, 2)}; bin the events again"
             )
         rings, bins = self.grid.shape
         tails = {
@@ -167,6 +179,7 @@ class Counts:
         data |= {name.replace("n_", "w2_"): (_LEAD + _DIMENSIONS[name], v) for name, v in self.w2.items()}
         data |= {name: (_LEAD, getattr(self, name)) for name in ("num_events", "mean_epoch", "livetime")}
         data["moments"] = ((*_LEAD, "frame", "component"), self.moments)
+        data["span"] = ((*_LEAD, "end"), self.span)
         if self.cube is not None:
             data["n_cube"] = ((*_LEAD, "time", "ring", "hour_angle"), self.cube)
         degrees = {name: ("observatory", np.degrees([getattr(s, name) for s in self.sites])) for name in _SITE}
@@ -174,6 +187,7 @@ class Counts:
         units = {"latitude": "degree", "longitude": "degree", "zenith_max": "degree", "zenith_min": "degree"}
         for name, unit in (units | {"mean_epoch": "Julian year", "livetime": "day"}).items():
             dataset[name].attrs["units"] = unit
+        dataset["span"].attrs["long_name"] = "First and last time of the events in days since J2000.0 (UTC)"
         packed = {name: {"zlib": True, "complevel": 1} for name in data if name.startswith(("n_", "w2_"))}
         if not path.parent.is_dir():
             raise InputError(f"{path}: the folder {path.parent} does not exist; make it or choose another -o")
@@ -189,6 +203,7 @@ class Counts:
             "half": ["east", "west"],
             "frame": ["equatorial", "local", "time"],
             "component": ["cosine", "sine"],
+            "end": ["first", "last"],
         }
         angles = {
             "ring": np.degrees(grid.declination),
@@ -282,6 +297,7 @@ def _from_dataset(dataset: xr.Dataset) -> Counts:
         **{name: dataset[name].values for name in MARGINALS},
         **{name: dataset[name].values for name in ("num_events", "mean_epoch", "livetime")},
         moments=dataset["moments"].values if "moments" in dataset else None,
+        span=dataset["span"].values if "span" in dataset else None,
         w2=squares,
         time_frame=str(dataset.attrs["time_frame"]),
         inputs=inputs,
@@ -311,7 +327,8 @@ def combine(parts: list[Counts]) -> Counts:
     """Join counts of several files: the same configuration is added, different ones stand side by side.
 
     A configuration is the same when observatory, energy bin and epoch have the same name; then its site must
-    agree too. Weighted and unweighted counts may be joined (unit weights have w^2 = 1).
+    agree too. Weighted and unweighted counts may be joined (unit weights have w^2 = 1). Epochs that are years stand in
+    their order, others in that of the parts.
 
     Raises:
         InputError: If grids, time frames, sites of one name, blinding or orbital correction differ, or only some of
@@ -331,12 +348,14 @@ def combine(parts: list[Counts]) -> Counts:
                 )
     energies = list(dict.fromkeys(e for part in parts for e in part.energies))
     epochs = list(dict.fromkeys(e for part in parts for e in part.epochs))
+    if all(re.fullmatch("[0-9]{4}", epoch) for epoch in epochs):
+        epochs.sort()
     weighted = any(part.weighted for part in parts)
     lead = (len(sites), len(energies), len(epochs))
     out = {name: np.zeros(lead + getattr(first, name).shape[3:]) for name in MARGINALS}
     squares = {name: np.zeros_like(out[name]) for name in MARGINALS} if weighted else {}
     num_events, epoch_sum, livetime = np.zeros(lead, np.int64), np.zeros(lead), np.zeros(lead)
-    moments = np.zeros((*lead, 3, 2))
+    moments, span = np.zeros((*lead, 3, 2)), np.full((*lead, 2), (np.inf, -np.inf))
     cube = None if first.cube is None else np.zeros(lead + first.cube.shape[3:])
     for part in parts:
         place = np.ix_(
@@ -354,6 +373,7 @@ def combine(parts: list[Counts]) -> Counts:
         moments[place] += np.where((part.num_events > 0)[..., None, None], part.moments, 0.0)
         epoch_sum[place] += np.where(part.num_events > 0, part.mean_epoch * part.num_events, 0.0)
         livetime[place] += part.livetime
+        span[place] = joined_span(span[place], span_of_events(part.span, part.num_events))
     with np.errstate(invalid="ignore"):
         mean_epoch = np.where(num_events > 0, epoch_sum / num_events, np.nan)
     history = {name: entry for part in reversed(parts) for name, entry in part.history.items()}
@@ -368,7 +388,8 @@ def combine(parts: list[Counts]) -> Counts:
         w2=squares,
         num_events=num_events,
         mean_epoch=mean_epoch,
-        livetime=livetime,
+        livetime=livetime_within(livetime, known_span(span)),
+        span=known_span(span),
         inputs=tuple(entry for part in parts for entry in part.inputs),
         history=history,
         cube=cube,

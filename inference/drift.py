@@ -103,7 +103,8 @@ def of_epoch(counts: Counts, k: int) -> Counts:
     """The counts of one epoch alone."""
     arrays = {name: getattr(counts, name)[:, :, k : k + 1] for name in MARGINALS}
     others = {
-        name: getattr(counts, name)[:, :, k : k + 1] for name in ("num_events", "mean_epoch", "livetime", "moments")
+        name: getattr(counts, name)[:, :, k : k + 1]
+        for name in ("num_events", "mean_epoch", "livetime", "span", "moments")
     }
     w2 = {name: values[:, :, k : k + 1] for name, values in counts.w2.items()}
     return counts.replace(epochs=(counts.epochs[k],), w2=w2, **arrays, **others)

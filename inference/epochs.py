@@ -1,6 +1,7 @@
 """Epochs: one detector configuration each. Reading their table, and whether two may be merged."""
 
 import dataclasses
+import functools
 import itertools
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from diffcr.errors import InputError
 
 from .data import MARGINALS, Counts
 from .dipole import log10_p_value
+from .spans import joined_span, known_span, livetime_within, span_of_events
 
 _MJD = (15020.0, 161117.0)
 """Years 1900 and 2300."""
@@ -191,6 +193,8 @@ def merge_epochs(counts: Counts, force: bool = False) -> Counts:
     weighted = np.where(counts.num_events > 0, counts.mean_epoch * counts.num_events, 0).sum(axis=2, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean_epoch = np.where(events > 0, weighted / events, np.nan)
+    spans = np.split(span_of_events(counts.span, counts.num_events), len(counts.epochs), axis=2)
+    span = known_span(functools.reduce(joined_span, spans))
     return counts.replace(
         epochs=("all",),
         **merged,
@@ -198,6 +202,7 @@ def merge_epochs(counts: Counts, force: bool = False) -> Counts:
         w2=squares,
         num_events=events,
         mean_epoch=mean_epoch,
-        livetime=counts.livetime.sum(axis=2, keepdims=True),
+        livetime=livetime_within(counts.livetime.sum(axis=2, keepdims=True), span),
+        span=span,
         history=counts.history | {"merged_epochs": list(counts.epochs)},
     )

@@ -2,12 +2,16 @@
 
 import csv
 import dataclasses
+import hashlib
+import json
 import os
 import socket
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from diffcr.errors import InputError
 from diffcr.grid import RingGrid
@@ -22,6 +26,9 @@ from .tables import split_path
 CHUNK = 1 << 18
 """Rows of a file that are held at once."""
 
+_FEW_EVENTS = 20
+"""Files of fewer events are not known again by their counts."""
+
 _CUTS = ("energy", "zenith", "time", "epoch")
 
 
@@ -34,12 +41,15 @@ class Listed:
         path: Absolute path.
         size: Bytes; -1 where there is no such file.
         modified: Time of its last change [ns since 1970].
+        changed: Time of the last change of its inode [ns since 1970], which no program can set: it tells a file that
+            was changed in place, or replaced, and given its old time again. 0 where there is none.
     """
 
     file: str
     path: str
     size: int
     modified: int
+    changed: int = 0
 
     @classmethod
     def of(cls, file: str) -> "Listed":
@@ -48,13 +58,14 @@ class Listed:
         return cls(file, path, *_state(path))
 
     def require_unchanged(self) -> None:
-        """Refuse a file that is not what it was.
+        """Refuse a file whose size or time of the last change is not what it was.
 
         Raises:
             InputError: Saying so.
         """
         now = _state(self.path)
-        if now == (self.size, self.modified):
+        # Other machines may see the inode otherwise, and a new name or owner changes it too.
+        if now[:2] == (self.size, self.modified):
             return
         if now[0] >= 0:
             raise InputError(f"{self.path}: was changed while it was read; run again once it is complete")
@@ -64,12 +75,12 @@ class Listed:
         )
 
 
-def _state(path: str) -> tuple[int, int]:
+def _state(path: str) -> tuple[int, int, int]:
     try:
         found = os.stat(split_path(path)[0])
     except OSError:
-        return -1, 0
-    return found.st_size, found.st_mtime_ns
+        return -1, 0, 0
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +97,7 @@ class Account:
         cut: Events cut, by name of the cut.
         bytes: Its size.
         sha256: Of its content; "" where it is bad.
+        events: Digest of its events as they were counted, whatever the format; "" where these are few.
         seconds: Wall time that it took.
         entry: What `Counts.inputs` says of it.
     """
@@ -99,6 +111,7 @@ class Account:
     cut: dict[str, int] = dataclasses.field(default_factory=dict)
     bytes: int = 0
     sha256: str = ""
+    events: str = ""
     seconds: float = 0.0
     entry: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -205,6 +218,7 @@ def take_file(listed: Listed, reading: Reading, threads: int | None = None) -> T
         cut=entry["cut"],
         bytes=listed.size,
         sha256=entry["sha256"],
+        events="" if counts is None else digest_of_events(counts),
         seconds=time.monotonic() - begun,
         entry=entry,
     )
@@ -222,18 +236,36 @@ def _reason(listed: Listed, error: Exception) -> str:
 def repeated(accounts: Iterable[Account]) -> dict[str, str]:
     """Files that hold the same events as one before them, and why they are bad.
 
-    Two parts of one FITS or HDF5 file are told apart by their names.
+    Two parts of one FITS or HDF5 file are told apart by their names, unless their events are the same. The same events
+    in another format, or compressed, are known by their counts.
     """
     known: dict[tuple[str, str], str] = {}
     found = {}
     for account in accounts:
-        if not account.sha256:
-            continue
-        key = (account.sha256, split_path(account.file)[1])
-        other = known.setdefault(key, account.file)
-        if other != account.file:
-            found[account.file] = f"the same events are already counted from {other} (equal checksums)"
+        content = (account.sha256, split_path(account.file)[1]) if account.sha256 else None
+        events = (account.events, "counts") if account.events else None
+        for key, why in ((content, "equal checksums"), (events, "equal counts in every cell")):
+            other = account.file if key is None else known.setdefault(key, account.file)
+            if other != account.file:
+                found.setdefault(account.file, f"the same events are already counted from {other} ({why})")
     return found
+
+
+def digest_of_events(counts: Counts) -> str:
+    """SHA-256 of the numbers of events, their marginals and their first and last time; "" where there are few events.
+
+    In 32-bit floats and tens of seconds: a sum of weights may differ in its last digit with the format, and so does the
+    time of an event. Few events may well fall into the same cells.
+    """
+    if counts.num_events.sum() < _FEW_EVENTS:
+        return ""
+    digest = hashlib.sha256(json.dumps([counts.energies, counts.epochs]).encode())
+    digest.update(counts.num_events.astype(np.int64).tobytes())
+    digest.update(np.round(counts.span * 8640).tobytes())
+    with np.errstate(over="ignore"):
+        for name in ("n_sky", "n_time", "n_local"):
+            digest.update(getattr(counts, name).astype(np.float32).tobytes())
+    return digest.hexdigest()
 
 
 def write_accounts(path: Path, accounts: Iterable[Account]) -> None:

@@ -4,12 +4,10 @@ import collections
 import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import os
 import re
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +19,7 @@ from diffcr.errors import InputError
 from diffcr.grid import RingGrid
 from diffcr.site import Site
 
+from .archives import read_archive, read_label
 from .binning import available_threads
 from .code_version import code_version
 from .data import MARGINALS, Counts, combine
@@ -112,8 +111,9 @@ def _taken(job: dict[str, Any]) -> Iterator[Taken]:
 
 # Batches on disk ----------------------------------------------------------------------------------------
 
-_ARRAYS = (*MARGINALS, "num_events", "mean_epoch", "livetime", "moments")
+_ARRAYS = (*MARGINALS, "num_events", "mean_epoch", "livetime", "span", "moments")
 _LABELS = ("energies", "epochs", "time_frame", "history")
+_LABEL = "label.json"
 _SITE = ("name", "latitude", "longitude", "zenith_max", "zenith_min")
 
 
@@ -153,7 +153,7 @@ def save_part(folder: Path, key: str, part: Part) -> None:
         atomic(part_of(folder, key)) as path,
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file,
     ):
-        file.writestr("label.json", json.dumps(label))
+        file.writestr(_LABEL, json.dumps(label))
         for name, values in arrays.items():
             if values is not None:
                 with file.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -163,36 +163,28 @@ def save_part(folder: Path, key: str, part: Part) -> None:
 def load_part(folder: Path, key: str) -> Part | None:
     """What is kept of a batch; None where nothing is, or it is not as it was written: each member has a checksum."""
     try:
-        with zipfile.ZipFile(part_of(folder, key)) as file:
-            label, accounts = _label_of(file, key)
-            arrays = {}
-            for name in file.namelist():
-                if name != "label.json":
-                    # Read whole, so that its checksum is tested before anything is made of it.
-                    member = io.BytesIO(file.read(name))
-                    arrays[name.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
-        return Part(_counts_of(label, arrays) if arrays else None, accounts)
-    except _DAMAGE:
+        found = read_archive(part_of(folder, key), _LABEL)
+        accounts = _accounts(None if found is None else found.label, key)
+        if accounts is None:
+            return None
+        return Part(_counts_of(*found) if found.arrays else None, accounts)
+    # Whatever a label of another hand leads to.
+    except Exception:
         return None
-
-
-_DAMAGE = (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error, InputError)
 
 
 def accounts_of(folder: Path, key: str) -> list[Account] | None:
     """Accounts of what is kept of a batch, read without its counts; None as for `load_part`."""
     try:
-        with zipfile.ZipFile(part_of(folder, key)) as file:
-            return _label_of(file, key)[1]
-    except _DAMAGE:
+        return _accounts(read_label(part_of(folder, key), _LABEL), key)
+    except Exception:
         return None
 
 
-def _label_of(file: zipfile.ZipFile, key: str) -> tuple[dict, list[Account]]:
-    label = json.loads(file.read("label.json"))
-    if label["key"] != key:
-        raise ValueError
-    return label, [Account(**each) for each in label["accounts"]]
+def _accounts(label: dict | None, key: str) -> list[Account] | None:
+    if label is None or label["key"] != key:
+        return None
+    return [Account(**each) for each in label["accounts"]]
 
 
 def _counts_of(label: dict, arrays: dict[str, np.ndarray]) -> Counts:

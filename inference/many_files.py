@@ -69,7 +69,9 @@ def bin_files(
     Args:
         files: Names of event lists (see `list_files` for patterns and folders).
         site: Observatory, as for `read_counts`.
-        folder: Where the batches are kept; made if missing, and visible to all workers. `remove_batches` clears it.
+        folder: Where the batches are kept; made if missing, and visible to all workers. `remove_batches` clears it. A
+            batch is used again where options, program and names of its files are the same, and so are their sizes and
+            the times of the last change of content and inode (owner, name, links); the content is not read for this.
         columns, time_format, azimuth, prefer, skip_bad_rows, equinox: As for `read_counts`.
         skip_bad_files: Whether to leave out and record files that cannot be used (`Counts.history["skipped_files"]`),
             instead of refusing the list once all were tried.

@@ -31,8 +31,8 @@ def select(
     In a band, `num_events` is exact for unit weights. For weighted counts the rows of a ring are not known; they are
     estimated from (sum w)^2 / sum w^2 of the band, with the ratio of rows to this number that the whole configuration
     has: exact where the spread of the weights relative to their mean is the same inside and outside. `moments` are NaN
-    for every configuration that lost events, because only their sum over all declinations is known; `mean_epoch` and
-    `livetime` stay those of the whole configuration.
+    for every configuration that lost events, because only their sum over all declinations is known; `mean_epoch`,
+    `livetime` and `span` stay those of the whole configuration.
 
     Args:
         counts: What to take from.
@@ -84,7 +84,7 @@ def _indices(axis: str, wanted: str | int | None, labels: tuple[str, ...]) -> li
 
 def _take(counts: Counts, chosen: dict[str, list[int]]) -> Counts:
     place = np.ix_(*chosen.values())
-    arrays = ("n_sky", "n_time", "n_local", "n_half", "num_events", "mean_epoch", "livetime", "moments")
+    arrays = ("n_sky", "n_time", "n_local", "n_half", "num_events", "mean_epoch", "livetime", "span", "moments")
     cube = getattr(counts, "cube", None)
     more = {} if cube is None else {"cube": cube[place]}
     return counts.replace(

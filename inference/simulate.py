@@ -126,6 +126,7 @@ def simulate_counts(simulation: Simulation, grid: RingGrid, seed: int) -> Counts
         num_events=np.full((1, 1, 1), number),
         mean_epoch=np.full((1, 1, 1), 2000 + simulation.mean_days / 365.25),
         livetime=np.full((1, 1, 1), simulation.end - simulation.start),
+        span=_span(simulation),
         inputs=(_entry(simulation, seed, number),),
         history=_history(simulation),
     )
@@ -259,7 +260,7 @@ def simulate_exchange(
     # Read again for the checksum, by which the maps and their counts are known as the same events.
     counts = to_counts(read_exchange(config), n_ring, mean_epoch=year, livetime=days)
     entry = _entry(simulation, seed, int(maps.counts.sum())) | counts.inputs[0]
-    return counts.replace(inputs=(entry,), history=_history(simulation))
+    return counts.replace(inputs=(entry,), history=_history(simulation), span=_span(simulation))
 
 
 # --- The sky ---------------------------------------------------------------------------------------------------
@@ -477,6 +478,10 @@ def _write_parquet(path: Path, chunks: Iterator[EventChunk]) -> Iterator[EventCh
     finally:
         if writer is not None:
             writer.close()
+
+
+def _span(simulation: Simulation) -> np.ndarray:
+    return np.reshape([simulation.start, simulation.end], (1, 1, 1, 2))
 
 
 def _entry(simulation: Simulation, seed: int, number: int) -> dict:

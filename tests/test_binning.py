@@ -148,6 +148,7 @@ def test_counts_add_up_and_hold_the_moments():
     assert counts.num_events[0, 0, 0] == len(days)
     assert counts.mean_epoch[0, 0, 0] == pytest.approx(2000 + days.mean() / 365.25)
     assert counts.livetime[0, 0, 0] == pytest.approx(np.ptp(days))
+    assert counts.span[0, 0, 0].tolist() == [days.min(), days.max()]
     hour_angle, dec = (np.asarray(x) for x in equatorial_of(zenith, azimuth, HAWC.latitude))
     np.testing.assert_allclose(
         counts.moments[0, 0, 0, 1], [np.sum(weight * np.cos(dec) * f(hour_angle)) for f in (np.cos, np.sin)], rtol=1e-6

@@ -17,7 +17,7 @@ from diffcr.inference import cli_many_files, file_batches, load_counts
 from diffcr.inference.synthetic_files import write_synthetic_files
 
 OPTIONS = ("--site", "hawc", "--grid", "36x18")
-ARRAYS = ("n_sky", "n_time", "n_local", "n_half", "num_events", "mean_epoch", "livetime", "moments")
+ARRAYS = ("n_sky", "n_time", "n_local", "n_half", "num_events", "mean_epoch", "livetime", "span", "moments")
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,16 @@ from diffcr.inference.control_frames import (
     SolarIndex,
     combined_index,
     control_frames,
+    expected_orbit,
     leakage,
     of_energy,
     orbital_dipole,
     orbital_lines,
     solar_indices,
 )
+from diffcr.inference.data import combine
 from diffcr.inference.dipole import Dipole
+from diffcr.inference.drift import of_epoch
 from diffcr.inference.events import EventChunk
 from helpers import as_counts
 
@@ -140,6 +143,27 @@ def test_events_drawn_under_the_orbit_show_it_in_every_frame(span):
     written = json.loads(json.dumps({k: v.as_dict() for k, v in found.items()}))
     assert written["solar"]["dipole"]["phase_hours"] == pytest.approx(6, abs=0.4)
     assert written["solar"]["residual"]["p_value"] == found["solar"].residual_p_value
+
+
+@pytest.mark.parametrize("frame", TIME_FRAMES)
+def test_expected_orbit_of_streams_taken_at_once_is_that_of_one_file(frame):
+    """200 days, denser at their end: the live time is not three times as long, nor centred on the events' mean."""
+    rng, grid = np.random.default_rng(5), RingGrid(6, 12)
+    days = 3652.5 + 200 * np.sqrt(np.sort(rng.random(3000)))
+    zenith = np.radians(280.46061837 + 360.98564736629 * days) + site("hawc").longitude
+    ra, dec = (zenith + rng.uniform(-0.3, 0.3, 3000)) % (2 * np.pi), rng.uniform(0.0, 0.6, 3000)
+    whole = counted(days, ra, dec, grid)[frame]
+    streams = combine([counted(days[k::3], ra[k::3], dec[k::3], grid)[frame] for k in range(3)])
+    even = np.linspace(days[0], days[-1], 801)
+    truth = orbital_dipole(even[1:] - np.diff(even) / 2, 2.7, frame)
+    for counts in (whole, streams):
+        np.testing.assert_allclose(expected_orbit(counts, 2.7), truth, atol=1e-7)
+    # Of old counts the mean epoch and the live time alone are known.
+    centre = (whole.mean_epoch.item() - 2000) * 365.25
+    shifted = orbital_dipole(centre + even[1:] - np.diff(even) / 2 - even[[0, -1]].mean(), 2.7, frame)
+    np.testing.assert_allclose(expected_orbit(whole.replace(span=None), 2.7), shifted, atol=1e-7)
+    # A part keeps its own times.
+    assert of_energy(streams, 0).span.tolist() == of_epoch(streams, 0).span.tolist() == streams.span.tolist()
 
 
 def test_the_index_is_measured_in_bins_of_energy():

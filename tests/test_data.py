@@ -16,7 +16,7 @@ from diffcr.site import Site
 from diffcr.site import site as find_site
 
 GRID = RingGrid(6, 12)
-ARRAYS = ("n_sky", "n_time", "n_local", "n_half", "num_events", "mean_epoch", "livetime", "moments")
+ARRAYS = ("n_sky", "n_time", "n_local", "n_half", "num_events", "mean_epoch", "livetime", "span", "moments")
 
 
 def histogram(shape, *index, weight=None):
@@ -107,7 +107,7 @@ def contents(full, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def full(table):
-    """Two observatories, three energy bins, two epochs, weights, moments, and a history."""
+    """Two observatories, three energy bins, two epochs, weights, moments, times and a history."""
     rng = np.random.default_rng(4)
     return counts_of(
         table,
@@ -116,6 +116,7 @@ def full(table):
         epochs=("IC86-2011", "IC86-2012 (neu)"),
         weighted=True,
         moments=rng.normal(size=(2, 3, 2, 3, 2)),
+        span=np.sort(rng.uniform(4000, 6000, (2, 3, 2, 2))),
         time_frame="antisidereal",
         inputs=({"file": "ä.csv", "sha256": "00", "bad_rows": 3}, {"file": "b.nc"}),
         history={"orbital_removed": {"gamma": 2.7}, "merged_epochs": ["x", "y"]},
@@ -133,14 +134,20 @@ def test_file_gives_back_every_field(full, tmp_path):
     assert_same(load_counts(path), load_counts(load_counts(path).save(tmp_path / "again.nc")))
 
 
+def test_file_of_before_the_times_were_kept_is_read(full, contents, tmp_path, monkeypatch):
+    monkeypatch.setattr(xr, "open_dataset", lambda *args, **kwargs: contents.drop_vars(["span", "end"]))
+    (tmp_path / "old.nc").touch()
+    assert_same(full.replace(span=None), load_counts(tmp_path / "old.nc"))
+
+
 def test_unweighted_counts_stay_unweighted(table, tmp_path):
     plain = counts_of(table | {"place": np.zeros((3, 500), int)})
     loaded = load_counts(plain.save(tmp_path / "counts.nc"))
     assert_same(plain, loaded)
     assert loaded.w2 == {}
     assert not loaded.weighted
-    # Moments that are not known stay unknown.
-    assert np.isnan(loaded.moments).all()
+    # Moments and times that are not known stay unknown.
+    assert np.isnan(loaded.moments).all() and np.isnan(loaded.span).all()
 
 
 def test_file_says_what_it_holds(full, contents):
@@ -156,6 +163,8 @@ def test_file_says_what_it_holds(full, contents):
     assert data["longitude"].values == pytest.approx([-97.3, 170.25])
     assert data["zenith_max"].values == pytest.approx([57, 47.3])
     assert data["latitude"].attrs["units"] == "degree"
+    assert data["span"].dims == (*lead, "end")
+    assert data["span"].attrs["long_name"] == "First and last time of the events in days since J2000.0 (UTC)"
     assert data["ra"].values == pytest.approx(np.arange(15, 360, 30))
     assert data["ring"].values == pytest.approx([-75, -45, -15, 15, 45, 75])
     assert data.attrs["time_frame"] == "antisidereal"
@@ -236,6 +245,10 @@ def _attribute(**changes):
         (lambda d: d.assign(n_sky=2 * d["n_sky"]), "n_sky and n_time do not sum to the same events"),
         (lambda d: d.assign(n_local=2 * d["n_local"]), "n_local and n_time do not sum to the same events"),
         (lambda d: d.assign(n_half=2 * d["n_half"]), "n_half and n_time do not sum to the same events"),
+        (
+            lambda d: d.assign(span=-d["span"]),
+            r"span must be first and last time .*\(2, 3, 2, 2\); bin the events again",
+        ),
         (_change(num_events=0), "num_events does not fit n_time; bin the events again"),
         (lambda d: d.isel(time=slice(8)), r"n_time has shape .*8\), the grid and labels need .*12\)"),
         (lambda d: d.isel(ra=slice(3)), "n_ra of a ring grid must be a whole number of at least 4, not 3"),
@@ -306,6 +319,41 @@ def test_different_configurations_stand_side_by_side(table):
     assert both.num_events.sum() == 1000
     assert np.isnan(both.mean_epoch[0, 0, 1])
     assert both.livetime[0, 0, 1] == 0
+
+
+def test_joined_counts_span_both_and_live_no_longer_than_from_first_to_last(table):
+    """Two streams of the same 100 days, another year, and times that are not known."""
+    place = np.zeros((3, 500), int)
+    stream = counts_of(table | {"place": place})
+    stream, second, later = (
+        stream.replace(span=np.reshape(ends, (1, 1, 1, 2))) for ends in ([0.0, 100.0], [1.0, 101.0], [400.0, 500.0])
+    )
+    both = combine([stream, second])
+    assert (both.span.ravel().tolist(), both.livetime.item()) == ([0.0, 101.0], 101.0)
+    all_three = combine([later, both])
+    assert (all_three.span.ravel().tolist(), all_three.livetime.item()) == ([0.0, 500.0], 201.0)
+    unknown = combine([stream.replace(span=None), second, later])
+    assert np.isnan(unknown.span).all() and unknown.livetime.item() == 300
+    # Where a part has no event it says nothing of the times.
+    other = combine([stream, second.replace(energies=("high",))])
+    assert other.span[0, :, 0].tolist() == [[0.0, 100.0], [1.0, 101.0]]
+    assert combine([other, second]).span[0, :, 0].tolist() == [[0.0, 101.0], [1.0, 101.0]]
+    apart = combine([stream, second.replace(energies=("high",), epochs=("2",))])
+    assert np.isnan(apart.span[apart.num_events == 0]).all() and np.isfinite(apart.span[apart.num_events > 0]).all()
+
+
+def test_years_stand_in_their_order_and_other_epochs_in_that_of_the_parts(table):
+    here = table | {"place": np.zeros((3, 500), int)}
+    for given, wanted in (
+        (("2015", "2014", "2016"), ("2014", "2015", "2016")),
+        (("IC86-2", "IC86-1"), ("IC86-2", "IC86-1")),
+        (("2015", "first"), ("2015", "first")),
+    ):
+        number = dict(zip(given, (10, 20, 30), strict=False))
+        parts = [counts_of({k: v[..., : number[e]] for k, v in here.items()}, epochs=(e,)) for e in given]
+        both = combine(parts)
+        assert both.epochs == wanted
+        assert both.num_events.ravel().tolist() == [number[epoch] for epoch in wanted]
 
 
 def test_unit_weights_join_weighted_events(table):

@@ -167,7 +167,8 @@ def test_merged_counts_are_sums():
     weights = {name: getattr(counts, name) * 2.0 for name in ("n_sky", "n_time", "n_local", "n_half")}
     moments = np.arange(12.0).reshape(1, 1, 2, 3, 2)
     events = counts.num_events * np.array([1, 3])
-    merged = merge_epochs(counts.replace(w2=weights, moments=moments, num_events=events), force=True)
+    span = np.array([[3652.5, 4017.5], [5113.5, 5478.5]]).reshape(1, 1, 2, 2)
+    merged = merge_epochs(counts.replace(w2=weights, moments=moments, num_events=events, span=span), force=True)
     assert merged.epochs == ("all",)
     np.testing.assert_allclose(merged.n_sky[0, 0, 0], counts.n_sky[0, 0, 0] + counts.n_sky[0, 0, 1])
     np.testing.assert_allclose(merged.n_half.sum(), counts.n_half.sum())
@@ -177,6 +178,10 @@ def test_merged_counts_are_sums():
     # One quarter of 2010 and three of 2014.
     np.testing.assert_allclose(merged.mean_epoch, 2013.0)
     np.testing.assert_allclose(merged.livetime, 730.0)
+    assert merged.span.ravel().tolist() == [3652.5, 5478.5]
+    # Two streams of one year are live for a year, and an unknown time stays unknown.
+    assert merge_epochs(counts.replace(span=span[:, :, [0, 0]]), force=True).livetime.item() == 365.0
+    assert np.isnan(merge_epochs(counts, force=True).span).all()
     assert merged.history["merged_epochs"] == ["one", "two"]
 
 

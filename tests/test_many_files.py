@@ -7,8 +7,10 @@ import json
 import os
 import pickle
 import shutil
+import zipfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,7 +27,7 @@ from diffcr.grid import RingGrid
 from diffcr.site import site as find_site
 
 GRID = RingGrid(18, 36)
-ARRAYS = ("n_sky", "n_time", "n_local", "n_half", "num_events", "mean_epoch", "livetime", "moments")
+ARRAYS = ("n_sky", "n_time", "n_local", "n_half", "num_events", "mean_epoch", "livetime", "span", "moments")
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +80,7 @@ def table(path) -> list[dict[str, str]]:
 def test_counts_are_those_of_the_files_one_by_one(files, tmp_path):
     counts = binned(files, tmp_path / "parts").counts
     reference = read_counts(files, "hawc", grid=GRID, skip_bad_rows=True)
-    for name in ("n_sky", "n_time", "n_local", "n_half", "moments", "mean_epoch", "livetime"):
+    for name in ("n_sky", "n_time", "n_local", "n_half", "moments", "mean_epoch", "span"):
         np.testing.assert_allclose(getattr(counts, name), getattr(reference, name), rtol=1e-12)
     np.testing.assert_array_equal(counts.num_events, reference.num_events)
     assert counts.weighted
@@ -98,11 +100,32 @@ def test_counts_do_not_depend_on_threads_or_workers(files, tmp_path, monkeypatch
     assert same(binned(files, tmp_path / "workers", workers=Workers(number=2)).counts, one)
 
 
-def test_order_of_the_list_is_that_of_inputs_and_epochs(files, tmp_path):
+def test_years_stand_in_their_order_whatever_that_of_the_list(files, tmp_path):
     later = write_synthetic_files(tmp_path / "later", 1, 300, 9, start=6300.5)
     counts = binned([*later, *files[:4]], tmp_path / "parts", epochs="yearly").counts
-    assert counts.epochs == ("2017", "2016")
-    assert counts.num_events[0, 0].tolist() == [300, 1600]
+    assert counts.epochs == ("2016", "2017")
+    assert counts.num_events[0, 0].tolist() == [1600, 300]
+    assert [entry["events_read"] for entry in counts.inputs] == [300, 400, 400, 400, 400]
+
+
+def test_files_that_overlap_in_time_span_what_one_file_of_all_events_does(tmp_path):
+    """Three streams of one detector, events in turn; and an hour of it again in another file."""
+    (whole,) = write_synthetic_files(tmp_path, 1, 3000, 1, start=5900.0, days_each=200.0)
+    events = pd.read_parquet(whole).sort_values("time_unix", ignore_index=True)
+    days = events["time_unix"].to_numpy() / 86400 - 10957.5
+    streams = [tmp_path / f"stream_{k}.parquet" for k in range(3)]
+    for k, path in enumerate(streams):
+        events[k::3].to_parquet(path)
+    for counts in (binned(streams, tmp_path / "parts").counts, read_counts(streams, "hawc", grid=GRID)):
+        np.testing.assert_allclose(counts.span.ravel(), [days[0], days[-1]], rtol=0, atol=1e-8)
+        assert counts.livetime.item() == pytest.approx(np.ptp(days), abs=1e-8)
+        assert counts.num_events.sum() == 3000
+    # Files one after the other: the nights between them are not live.
+    nights = write_synthetic_files(tmp_path / "nights", 2, 300, 2, start=5900.0, days_each=0.25)
+    nights += write_synthetic_files(tmp_path / "later", 1, 300, 3, start=5990.0, days_each=0.25)
+    counts = binned(nights, tmp_path / "parts").counts
+    assert counts.livetime.item() == pytest.approx(0.75, abs=0.02)
+    assert np.ptp(counts.span) == pytest.approx(90.25, abs=0.01)
 
 
 def test_names_in_the_counts_are_relative_to_the_folder_of_all_files(tmp_path):
@@ -189,7 +212,10 @@ def test_damaged_batch_is_told_and_made_again(files, tmp_path, damage):
     first = binned(files, folder)
     path = sorted(folder.glob("*.npz"))[0]
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 255
+    with zipfile.ZipFile(path) as file:
+        member = file.getinfo("n_sky.npy")
+    # 59 bytes of header come first.
+    content[member.header_offset + 59 + member.compress_size // 2] ^= 255
     wrong = {"cut": bytes(content[:-100]), "bit": bytes(content), "empty": b""}
     path.write_bytes(wrong.get(damage) or (b"" if damage == "empty" else sorted(folder.glob("*.npz"))[1].read_bytes()))
     again = binned(files, folder)
@@ -218,6 +244,22 @@ def test_only_what_a_change_concerns_is_read_again(files, tmp_path):
     # Other options, another observatory: nothing fits.
     run(own, zenith_max=np.radians(30))
     assert len(read) == len(own)
+
+
+def test_file_changed_in_place_with_size_and_time_of_before_is_read_again(files, tmp_path):
+    path = Path(shutil.copy(next(each for each in files if each.suffix == ".csv"), tmp_path / "events.csv"))
+    folder = tmp_path / "parts"
+    before, content = binned([path], folder).counts, path.read_text().splitlines()
+    state = path.stat()
+    rows = [content[0], *(line.replace(",-", ",", 1) + " " * (",-" in line) for line in content[1:])]
+    path.write_text("\n".join(rows) + "\n")
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    now = path.stat()
+    assert (now.st_size, now.st_mtime_ns, now.st_ino) == (state.st_size, state.st_mtime_ns, state.st_ino)
+    after = binned([path], folder).counts
+    assert same(after, binned([path], tmp_path / "fresh").counts)
+    assert not np.array_equal(after.n_sky, before.n_sky)
+    assert Listed.of(str(path)).changed == path.stat().st_ctime_ns
 
 
 def test_file_taken_off_the_list_changes_its_own_batch_and_few_others(tmp_path):
@@ -381,6 +423,57 @@ def test_same_events_under_another_name_are_counted_once(files, tmp_path):
     assert found.counts.history["skipped_files"][0]["reason"].startswith("the same events are already counted")
     # The other way round the copy is the first.
     assert binned([copy, *files], tmp_path / "parts", skip_bad_files=True).accounts[2].status == "bad"
+
+
+@pytest.mark.parametrize("form", ["csv.gz", "csv", "h5", "weights.parquet"])
+def test_same_events_in_another_format_are_counted_once(tmp_path, form):
+    """Also where times and directions are printed to fewer digits, rows are in other groups and sums are rounded."""
+    (path,) = write_synthetic_files(tmp_path, 1, 500, 4)
+    events, copy = pd.read_parquet(path), tmp_path / f"copy.{form}"
+    if form == "weights.parquet":
+        events = events.assign(weight=np.random.default_rng(1).uniform(0.1, 2.0, len(events)))
+        events.to_parquet(path)
+        events.to_parquet(copy, row_group_size=70)
+    elif form == "h5":
+        with h5py.File(copy, "w") as file:
+            for name in events:
+                file[name] = events[name].to_numpy()
+    else:
+        events.to_csv(copy, index=False, float_format="%.12g")
+    with pytest.raises(BadFilesError, match=r"copy.*: the same events are already counted from .* \(equal counts in"):
+        binned([path, copy], tmp_path / "parts")
+    found = binned([path, copy], tmp_path / "parts", skip_bad_files=True)
+    assert found.counts.num_events.sum() == 500
+    assert [each.status for each in found.accounts] == ["counted", "bad"]
+
+
+def test_same_events_are_known_whatever_else_a_file_holds_that_is_cut(tmp_path):
+    (path,) = write_synthetic_files(tmp_path, 1, 500, 4)
+    more = tmp_path / "more.parquet"
+    events = pd.read_parquet(path)
+    pd.concat([events, events.tail(50).assign(energy=0.5)]).to_parquet(more)
+    assert binned([path, more], tmp_path / "all").counts.num_events.sum() == 1050
+    with pytest.raises(BadFilesError, match=r"more.parquet: the same events are already counted"):
+        binned([path, more], tmp_path / "parts", energy_range=(1.0, np.inf))
+
+
+def test_different_events_in_the_same_cells_are_no_repetition(tmp_path):
+    """A few events are not compared; many are told apart by their times, be they in one cell."""
+    (path,) = write_synthetic_files(tmp_path, 1, 1, 4)
+    event = pd.read_parquet(path)
+
+    def write(name, number, seconds):
+        repeated = pd.concat([event] * number, ignore_index=True)
+        repeated.assign(time_unix=repeated["time_unix"] + seconds).to_parquet(tmp_path / name)
+        return tmp_path / name
+
+    few = [write("a.parquet", 3, 0.0), write("b.parquet", 3, 0.001)]
+    assert binned(few, tmp_path / "parts").counts.num_events.sum() == 6
+    many = [write("c.parquet", 50, 0.0), write("d.parquet", 50, 86164.0905)]
+    counts = binned(many, tmp_path / "parts").counts
+    assert counts.num_events.sum() == counts.n_sky.max() == 100
+    with pytest.raises(BadFilesError, match="equal counts in every cell"):
+        binned([*many, write("e.parquet", 50, 0.001)], tmp_path / "parts")
 
 
 def test_file_that_changes_while_it_is_read_is_bad(files, tmp_path, monkeypatch):

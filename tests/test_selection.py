@@ -120,7 +120,7 @@ def test_configurations_are_found_by_label_and_by_index():
     assert (part.sites[0].name, part.energies, part.epochs) == ("Second", ("16-32",), (both.epochs[1],))
     assert part.n_sky.shape == (1, 1, 1, *GRID.shape)
     same(part, select(both, 1, 1, 1))
-    for name in (*MARGINALS, "num_events", "mean_epoch", "livetime", "moments"):
+    for name in (*MARGINALS, "num_events", "mean_epoch", "livetime", "span", "moments"):
         np.testing.assert_array_equal(getattr(part, name)[0, 0, 0], getattr(both, name)[1, 1, 1])
     assert select(both, energy=0).n_sky.shape[:3] == (2, 1, len(both.epochs))
     assert part.history["selected"] == {"observatory": "Second", "energy": "16-32", "epoch": both.epochs[1]}

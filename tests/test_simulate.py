@@ -186,6 +186,7 @@ def test_counts_on_the_grid_carry_the_dipole_of_j2000(year):
     counts = simulate_counts(simulation, GRID, 1)
     np.testing.assert_allclose(fit(counts, rate_bins=36).dipole.delta, [0.003, -0.004], atol=5 * 3.1e-6)
     assert counts.mean_epoch[0, 0, 0] == pytest.approx(year + 0.5)
+    assert counts.span.ravel().tolist() == [start, start + 365.25]
 
 
 def test_number_of_events_is_poisson_about_that_of_an_isotropic_sky():

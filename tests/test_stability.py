@@ -178,7 +178,7 @@ def test_epochs_of_counts_are_fitted_one_by_one():
         sky = 1 + np.outer(np.cos(grid.declination), truth[0] * np.cos(grid.right_ascension))
         sky += np.outer(np.cos(grid.declination), truth[1] * np.sin(grid.right_ascension))
         parts.append(drawn(place, grid, local / local.sum(), rate, sky, k, epoch_year=2010.5 + k))
-    names = ("n_sky", "n_time", "n_local", "n_half", "num_events", "mean_epoch", "livetime", "moments")
+    names = ("n_sky", "n_time", "n_local", "n_half", "num_events", "mean_epoch", "livetime", "span", "moments")
     joined = {name: np.concatenate([getattr(p, name) for p in parts], axis=2) for name in names}
     counts = parts[0].replace(epochs=("a", "b", "c"), **joined)
     found = stability_of_counts(counts)

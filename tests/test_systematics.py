@@ -269,7 +269,7 @@ def test_parts_of_counts_are_fitted():
     differ = jackknife_of_parts("zenith", [*same[:2], part(7, (0.05, 0.1))], counts=False)
     assert differ.p_value < 1e-4
     assert not differ.counts
-    names = ("n_sky", "n_time", "n_local", "n_half", "num_events", "mean_epoch", "livetime", "moments")
+    names = ("n_sky", "n_time", "n_local", "n_half", "num_events", "mean_epoch", "livetime", "span", "moments")
     joined = {name: np.concatenate([getattr(p, name) for p in same], axis=2) for name in names}
     epochs = jackknife_of_epochs(same[0].replace(epochs=("a", "b", "c"), **joined))
     assert epochs.name == "epochs"
