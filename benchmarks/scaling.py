@@ -84,15 +84,17 @@ def fit_once(grid: str, l_max: int, events: float) -> dict:
     from diffcr.inference import fit
 
     counts = simulated(grid, events)
+    # One site does not measure all multipoles by itself.
+    prior = None if l_max == 1 else 1e-8
     begun = time.perf_counter()
-    result = fit(counts, l_max=l_max)
+    result = fit(counts, l_max=l_max, prior_power=prior)
     first = time.perf_counter() - begun
     return {
         "grid": grid,
         "l_max": l_max,
         "events": events,
         "first_s": first,
-        "seconds": best_of(lambda: fit(counts, l_max=l_max), 3),
+        "seconds": best_of(lambda: fit(counts, l_max=l_max, prior_power=prior), 3),
         "converged": bool(result.converged),
     }
 
@@ -193,7 +195,15 @@ def of_sample(options) -> list[dict]:
     """A draw of the posterior against cells, rates and degree."""
     cases = [(grid, "dipole", 1) for grid in GRIDS] + [("180x90", "multipoles", l) for l in (2, 4, 8)]
     return [
-        child("sample_once", grid=grid, model=model, l_max=l, events=options.events, draws=options.draws)
+        child(
+            "sample_once",
+            {"PJRT_NPROC": "1"},
+            grid=grid,
+            model=model,
+            l_max=l,
+            events=options.events,
+            draws=options.draws,
+        )
         for grid, model, l in cases
     ]
 
@@ -331,14 +341,14 @@ def main() -> None:
         print(json.dumps(CHILDREN[name](**json.loads(words))))
         return
     content = json.loads(options.output.read_text()) if options.output.exists() else {}
+    content["benchmark"] = "scaling of time and memory"
     for name in options.only or MEASUREMENTS:
         content[name] = {"rows": MEASUREMENTS[name](options), "provenance": provenance()}
         for row in content[name]["rows"]:
             print(name, json.dumps(row), file=sys.stderr)
-    content["benchmark"] = "scaling of time and memory"
+        options.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print("\n".join(strong_scaling(content)), file=sys.stderr)
     print(json.dumps(content))
-    options.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def provenance() -> dict:

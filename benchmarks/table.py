@@ -58,7 +58,34 @@ def table() -> str:
     rows += _source_rows(results)
     rows += _trajectory_rows(results)
     rows += _small_scale_rows(results)
+    rows += _scaling_rows(results)
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _scaling_rows(results: dict) -> list[tuple[str, str, str]]:
+    found, rows = results.get("scaling", {}), []
+    if "toys" in found:
+        each = {row.get("workers", f"device {row.get('devices')}"): row for row in reversed(found["toys"]["rows"])}
+        rate, ratio = each["device 1"], 2 * each[2]["toys_per_cpu_s"] / each[1]["toys_per_cpu_s"]
+        rows.append(
+            (
+                "dipole fits of isotropic skies, Auger-like, 3e4 events, 36 sidereal bins; two workers against one",
+                f"{rate['toys_per_s']:.0f} a second, {rate['toys_per_cpu_s']:.0f} a CPU second; {ratio:.2f} times",
+                "`benchmarks/scaling.py --only toys`",
+            )
+        )
+    if "bin" in found:
+        most = max(row["events"] for row in found["bin"]["rows"])
+        each = {row["workers"]: row for row in found["bin"]["rows"] if row["events"] == most}
+        rows.append(
+            (
+                f"`diffcr bin` of {most:.0e} events in {each[0]['files']} Parquet files, one process; with two workers",
+                f"{most / each[0]['cpu_seconds'] / 1e6:.1f} million events a CPU second, {each[0]['peak_mb']:.0f} MB; "
+                f"{each[2]['peak_mb']:.0f} MB each",
+                "`benchmarks/scaling.py --only bin`",
+            )
+        )
+    return rows
 
 
 def _map_rows(results: dict) -> list[tuple[str, str, str]]:

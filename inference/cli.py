@@ -70,6 +70,7 @@ from .cli_scan import scan
 from .cli_spectrum import spectrum
 from .cli_toys import toys
 from .cli_workers import SchedulerOption, SlurmOption, ThreadsOption, WorkersOption, workers_of
+from .devices import POOL, restore
 from .workers import SCRATCH
 
 _MOST_EVENTS = 1e15
@@ -77,6 +78,10 @@ _MOST_EVENTS = 1e15
 
 _SKY_STREAM = 1
 """Second word of the seed of random multipoles; the counts have the seed alone."""
+
+_THREADED = {"predict", "sources", "backtrack", "lens"}
+"""Commands whose JAX has a thread for each core. The others transform along rings of the sky, many at a time, and on a
+processor XLA's transforms wait for ever where they are run by all threads of the pool that they hand their parts to."""
 
 _WRITTEN_INTO = ("segments", "realisations", "half_step", "points", "blocks")
 """Folders in that of the results, of which an interrupt removes what is half-written."""
@@ -95,7 +100,9 @@ def main() -> None:
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    previous = _interrupt_at_once()
+    previous, threads = _interrupt_at_once(), os.environ.get(POOL)
+    if not _THREADED & set(sys.argv[1:2]):
+        os.environ.setdefault(POOL, "1")
     try:
         code = app(standalone_mode=False, prog_name="diffcr")
         sys.stdout.flush()
@@ -125,6 +132,7 @@ def main() -> None:
             _fail(_usage(error), 2)
         raise
     finally:
+        restore(POOL, threads)
         if previous is not None:
             signal.signal(signal.SIGINT, previous)
     if code == 130:

@@ -22,8 +22,8 @@ from jax.sharding import PartitionSpec as Axes
 from diffcr.errors import InputError
 
 _HOST_DEVICES = "--xla_force_host_platform_device_count"
-_POOL = "PJRT_NPROC"
-"""How many threads the pool has that XLA starts for a processor."""
+POOL = "PJRT_NPROC"
+"""Variable that says how many threads the pool has that XLA starts for a processor."""
 
 _PLUGINS = {"cuda": ("jax_cuda12_plugin", "jax_cuda13_plugin"), "rocm": ("jax_rocm60_plugin", "jax_rocm7_plugin")}
 
@@ -87,7 +87,7 @@ def _host_devices(number: int) -> Iterator[None]:
     try:
         yield
     finally:
-        _restore("XLA_FLAGS", before)
+        restore("XLA_FLAGS", before)
 
 
 @contextlib.contextmanager
@@ -98,15 +98,16 @@ def _one_thread_each() -> Iterator[None]:
     the first, and wake each other for every piece of it: on cores that sleep between, or that others use, that
     takes longer than the work itself.
     """
-    before = os.environ.get(_POOL)
-    os.environ.setdefault(_POOL, "1")
+    before = os.environ.get(POOL)
+    os.environ.setdefault(POOL, "1")
     try:
         yield
     finally:
-        _restore(_POOL, before)
+        restore(POOL, before)
 
 
-def _restore(name: str, value: str | None) -> None:
+def restore(name: str, value: str | None) -> None:
+    """Give a variable of the environment the value that it had; None for none."""
     if value is None:
         os.environ.pop(name, None)
     else:
@@ -237,7 +238,7 @@ def describe_devices() -> dict[str, Any]:
     }
 
 
-_VARIABLES = ("JAX_PLATFORMS", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", _POOL)
+_VARIABLES = ("JAX_PLATFORMS", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", POOL)
 
 _PRECISION = {
     "cpu": "64 bits; paths in turbulence 32 bits unless --precision double",
@@ -265,7 +266,8 @@ def layout(number: int, backend: str) -> dict[str, str]:
         "toys": f"skies over {number} device{'s' if number > 1 else ''}; blocks over workers",
         "scan": "points over workers; side by side in one call where they have one shape",
         "bin": "files over workers",
-        "fit, map, estimate, predict": pool,
+        "predict, sources, lens": pool,
+        "fit, map, estimate, compare": "one device, one thread of JAX",
         "calibrate": "data sets side by side on one device",
     }
 

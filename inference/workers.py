@@ -21,6 +21,7 @@ from typing import Any
 
 from diffcr.errors import FitError, InputError
 
+from .devices import POOL
 from .slurm import SlurmJobs, read_slurm
 
 SCRATCH = "diffcr-workers"
@@ -239,13 +240,15 @@ def available_cores() -> list[int]:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """Environment in which a worker starts: so many threads in JAX (NPROC), BLAS and OpenMP, and 64-bit floats.
+    """Environment in which a worker starts: so many threads of its own, and in BLAS and OpenMP, and 64-bit floats.
 
+    JAX has one thread (PJRT_NPROC): XLA's transforms wait for ever where all threads of its pool run one at a time.
     Dask would have memory given back to the system at every turn, and NumPy fetch it again: half the time of binning.
     """
     limited = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_MAX_THREADS")
     return {name: str(threads) for name in limited} | {
         "OMP_WAIT_POLICY": "passive",
+        POOL: "1",
         "JAX_ENABLE_X64": "1",
         "MPLBACKEND": "Agg",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",

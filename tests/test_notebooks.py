@@ -29,14 +29,10 @@ each_notebook = pytest.mark.parametrize(
 )
 
 _RUN = """
-import os
 import sys
 import nbformat
 from nbclient import NotebookClient
 
-# Many small programs: on a few cores their threads wait for each other far longer than they compute.
-if "07_small" in sys.argv[1] and hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 notebook = nbformat.read(sys.argv[1], as_version=4)
 NotebookClient(notebook, kernel_name="python3", timeout=1200).execute()
 nbformat.write(notebook, sys.argv[1])
