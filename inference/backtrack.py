@@ -8,8 +8,6 @@ realisations it has, changes none of them.
 import dataclasses
 import json
 import time
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import diffcr
 from diffcr.backtracking import Setup, Spectra, displacements, require_l_max, spectra_of
 from diffcr.errors import InputError
 
+from .archives import read_archive
 from .files import atomic
 from .hosts import barrier, first_only, first_tells, is_first
 
@@ -233,16 +232,16 @@ def _save(folder: Path, setup: Setup, number: int, l_max: int, content: dict[str
 def _load(folder: Path, setup: Setup, number: int, l_max: int, keep: bool) -> dict[str, np.ndarray] | None:
     """A finished realisation, or None where it has still to be traced."""
     path = _path(folder, number)
-    if not path.exists():
-        return None
     try:
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-            names = [k for k in file.files if k != "position" or keep]
-            content = {k: file[k] for k in names}
-        label = json.loads(bytes(content.pop("label")).decode())
-        content["seconds"], *_ = (content[k] for k in ("seconds", *_ARRAYS))
-    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read ({error}); delete it, then continue with --resume") from error
+        found = read_archive(path, leave_out=() if keep else ("position",))
+    except InputError as error:
+        raise InputError(f"{error}; delete it, then continue with --resume") from error
+    if found is None:
+        return None
+    label, content = found
+    lacking = [name for name in ("seconds", *_ARRAYS) if name not in content]
+    if lacking:
+        raise InputError(f"{path}: cannot be read (it has no {lacking[0]}); delete it, then continue with --resume")
     wanted = _label(setup, number, l_max)
     differing = sorted(k for k in {*label, *wanted} if label.get(k) != wanted.get(k))
     if differing:

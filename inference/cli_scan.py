@@ -76,6 +76,8 @@ def describe(summary: dict) -> list[str]:
     if best is not None:
         at = ", ".join(f"{name} = {_shown(value)}" for name, value in best["settings"].items())
         out.append(f"best             {best['sense']} {best['quantity']} {best['value']:.6g} at {at}")
+        if summary["run"] in ("fit", "map") and summary["points"] > 1:
+            out.append(f"                 of {summary['points']} that were looked at; no trials are counted")
         if best["passed_over"]:
             out.append(f"                 {best['passed_over']} points that did not converge are passed over")
     return out

@@ -42,6 +42,13 @@ from .cli_options import (
 from .cli_posterior import Progress, RateBins, Seed
 from .cli_workers import SchedulerOption, SlurmOption, ThreadsOption, WorkersOption, workers_of
 
+_OPTIONS = {
+    "energy_range": "--energy-min or --energy-max",
+    "time_range": "--from or --to",
+    "orbital_index": "--remove-orbital",
+}
+"""Options of binning that have other names than the fields they set."""
+
 
 def toys(
     inputs: Annotated[
@@ -138,7 +145,10 @@ def toys(
     else:
         given = {"--columns": columns, "--time-format": time_format, "--azimuth": azimuth, "--equinox": equinox}
         given |= {"--skip-bad-rows": skip_bad_rows or None, "--blind": blind}
-        _refuse(given | {f"a cut or {name}": value for name, value in options.items()}, "without inputs")
+        _refuse(
+            given | {_OPTIONS.get(name, f"--{name.replace('_', '-')}"): value for name, value in options.items()},
+            "without inputs",
+        )
         plans = plans_of_detectors(site, events, cells, truth, power, weight_spread, common)
     plans = [plan.replace(block=block) for plan in plans]
     make_folder(output)

@@ -10,8 +10,6 @@ import functools
 import hashlib
 import json
 import time
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +24,7 @@ from numpyro.infer.hmc import hmc
 import diffcr
 from diffcr.errors import InputError
 
+from .archives import read_archive
 from .devices import Shares
 from .files import atomic
 from .hosts import first_only, first_tells, is_first
@@ -308,11 +307,12 @@ def _load(folder: Path, label: str, template, resume: bool) -> tuple[list[dict],
     done, carry = [], None
     for path in found:
         try:
-            with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-                content = {k: file[k] for k in file.files}
-            found_label = json.loads(bytes(content.pop("label")).decode())
-        except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-            raise InputError(f"{path}: cannot be read ({error}); delete it and all later ones, then resume") from error
+            segment = read_archive(path)
+        except InputError as error:
+            raise InputError(f"{error}; delete it and all later ones, then resume") from error
+        if segment is None:
+            raise InputError(f"{path}: is gone; delete all later ones, then resume")
+        found_label, content = segment
         _require_same(path, found_label, json.loads(label))
         leaves = [content.pop(k) for k in sorted(content) if k.startswith("c.")]
         done.append(content)

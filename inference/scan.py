@@ -21,6 +21,7 @@ from . import scan_store
 from .files import finite, together, write_netcdf
 from .scan_batch import POINTS, run_batch
 from .scan_dataset import assemble, best_point, layout_of, require_quantity
+from .scan_files import require_unchanged
 from .scan_layout import Layout
 from .scan_points import Plan, plan_scan
 from .scan_spec import spec_of
@@ -113,7 +114,7 @@ def run_scan(
         pictures: Whether to draw.
 
     Raises:
-        InputError: If a file cannot be written.
+        InputError: If a file cannot be written, or one that the points depend on changed since they were planned.
         FitError: If workers or their scheduler are lost; a further call goes on.
     """
     begun, tell = time.monotonic(), tell or (lambda _: None)
@@ -132,6 +133,7 @@ def run_scan(
     failed = _compute(plan, folder, done, layout, workers or Workers(), progress, begun)
     dataset = assemble(plan, layout, lambda key: _arrived(points, key) if key in done else None, failed, command)
     summary = summary_of(plan, dataset)
+    require_unchanged(plan.files)
     _write(plan, dataset, summary, failed, folder, pictures)
     return ScanResult(dataset, summary)
 
@@ -214,6 +216,7 @@ def _jobs(plan: Plan, folder: Path, done: set[str]) -> list[dict[str, Any]]:
         "source": plan.spec.source.as_json(),
         "folder": str(folder.resolve()),
         "code": plan.code,
+        "files": list(plan.files),
     }
     missing = [[point for point in batch if point.key not in done] for batch in plan.batches()]
     return [

@@ -13,6 +13,7 @@ import xarray as xr
 from diffcr.errors import FitError, InputError
 
 from . import scan_points, scan_store
+from .scan_files import require_unchanged
 from .scan_task import Source, Task, message_of
 from .scan_tasks import task as find_task
 
@@ -27,13 +28,14 @@ def run_batch(job: dict[str, Any]) -> dict[str, Any]:
     """Compute the points of a job and write each; those that are there already are left alone.
 
     Args:
-        job: run, source, folder, code, and points with their key and settings; JSON.
+        job: run, source, folder, code, files (from the plan), and points with their key and settings; JSON.
 
     Returns:
         computed: keys of points that are on disk now; failed: key -> message.
 
     Raises:
-        InputError: If a file cannot be written, or the worker runs other code.
+        InputError: If a file cannot be written, one that the points depend on is no longer what their keys say, or the
+            worker runs other code.
     """
     code = scan_points.code_version()
     if job["code"] != code:
@@ -45,7 +47,11 @@ def run_batch(job: dict[str, Any]) -> dict[str, Any]:
     task, source = find_task(job["run"]), Source.from_json(job["source"])
     todo = [point for point in job["points"] if not _is_finished(folder / POINTS, point["key"])]
     computed, failed = [p["key"] for p in job["points"] if p not in todo], {}
+    if todo:
+        require_unchanged(job["files"])
     for point, result, seconds in _results(task, source, todo):
+        # The key names the content that was hashed: nothing else may be kept under it.
+        require_unchanged(job["files"])
         if isinstance(result, str):
             failed[point["key"]] = result
             continue

@@ -126,7 +126,7 @@ def require_quantity(dataset: xr.Dataset, quantity: str, where: str) -> None:
 def best_point(dataset: xr.Dataset, quantity: str, sense: str) -> dict[str, Any] | None:
     """The point where a quantity is best: its place, settings and single numbers; None where no point has it.
 
-    Points that did not converge are passed over.
+    Points that did not converge are passed over, and those where it is not finite.
 
     Args:
         dataset: From `assemble`.
@@ -136,10 +136,16 @@ def best_point(dataset: xr.Dataset, quantity: str, sense: str) -> dict[str, Any]
     points = dataset["message"].dims
     if quantity not in dataset or dataset[quantity].dims != points or dataset[quantity].dtype.kind not in "iuf":
         return None
-    values = np.where(dataset["converged"], dataset[quantity], np.nan)
-    if not np.isfinite(values).any():
+    values = dataset[quantity].values
+    there = np.isfinite(values) & dataset["converged"].values
+    if not there.any():
         return None
-    flat = np.nanargmax(values) if sense == "largest" else np.nanargmin(values)
+    # What is not finite is no extreme: it is what a point without a result, or one at a singular place, gives.
+    flat = (
+        np.argmax(np.where(there, values, -np.inf))
+        if sense == "largest"
+        else np.argmin(np.where(there, values, np.inf))
+    )
     place = dict(zip(points, (int(k) for k in np.unravel_index(flat, values.shape)), strict=True))
     here = dataset.isel(place)
     axes = json.loads(dataset.attrs["axes"])

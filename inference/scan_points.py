@@ -5,14 +5,12 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from diffcr.errors import InputError
 
-from .binning import checksum
 from .code_version import code_version
-from .datasets import resolve_input
+from .scan_files import record_of, require_unchanged
 from .scan_spec import Spec
 
 _SHARES = 8
@@ -44,12 +42,14 @@ class Plan:
         spec: What was asked for.
         points: In the order of the design.
         inputs: For each input its name, size and SHA-256.
+        files: Inputs, and files that settings name, as `scan_files.record_of` found them: their content is in the keys.
         code: Version of the program, with a digest of its sources.
     """
 
     spec: Spec
     points: tuple[Point, ...]
     inputs: tuple[dict[str, Any], ...]
+    files: tuple[dict[str, Any], ...]
     code: str
 
     @property
@@ -87,29 +87,43 @@ def plan_scan(spec: Spec, progress: Callable[[str], None] | None = None) -> Plan
     Raises:
         InputError: If an input cannot be read, or a value goes together with no others.
     """
-    inputs = []
+    inputs, files = [], {}
     for name in spec.source.inputs:
         if progress is not None:
             progress(name)
-        inputs.append(_record(name, spec.where))
+        files[name] = _record(name, f"{spec.where}: inputs")
+        inputs.append({key: files[name][key] for key in ("file", "sha256", "bytes")})
+    rows = [(values, _completed(spec, values)) for values in spec.design.rows()]
+    named = (name for _, settings in rows if not isinstance(settings, str) for name in spec.task.files(settings))
+    files |= {name: _record(name, spec.where) for name in dict.fromkeys(named)}
     code = code_version()
     source = spec.source.as_json() | {"inputs": [each["sha256"] for each in inputs]}
-    points = tuple(_point(spec, values, source, code) for values in spec.design.rows())
+    points = tuple(_point(spec, *row, source, code) for row in rows)
+    # Now what is in the keys is what is in the records.
+    require_unchanged(files.values())
     _require_some(spec, points)
-    return Plan(spec, points, tuple(inputs), code)
+    return Plan(spec, points, tuple(inputs), tuple(files.values()), code)
 
 
 def _record(name: str, where: str) -> dict[str, Any]:
-    path = Path(resolve_input(name)[0])
     try:
-        return {"file": name, "sha256": checksum(path), "bytes": path.stat().st_size}
-    except OSError as error:
-        raise InputError(f"{where}: inputs: {name} cannot be read ({error.strerror})") from error
+        return record_of(name)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
-def _point(spec: Spec, values: dict[str, Any], source: dict, code: str) -> Point:
+def _completed(spec: Spec, values: dict[str, Any]) -> dict[str, Any] | str:
+    """All settings of a point, or why they do not go together."""
     try:
-        settings = spec.task.complete(spec.fixed | values)
+        return spec.task.complete(spec.fixed | values)
+    except InputError as error:
+        return str(error)
+
+
+def _point(spec: Spec, values: dict[str, Any], settings: dict[str, Any] | str, source: dict, code: str) -> Point:
+    if isinstance(settings, str):
+        return Point(values, None, "", settings)
+    try:
         content = {"code": code, "run": spec.task.name, "source": source, "settings": spec.task.identity(settings)}
     except InputError as error:
         return Point(values, None, "", str(error))

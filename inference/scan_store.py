@@ -4,8 +4,6 @@ import hashlib
 import io
 import json
 import math
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,12 +13,10 @@ import xarray as xr
 
 from diffcr.errors import InputError
 
+from .archives import read_archive
 from .files import atomic
 
 FORMAT = "diffcr scan point 1"
-
-_DAMAGE = (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error)
-"""What is raised by files that are cut short, overwritten, or of another kind."""
 
 
 class Stored(NamedTuple):
@@ -96,16 +92,16 @@ def load(folder: Path, key: str) -> Stored | None:
         InputError: If the file is damaged, or is that of another point.
     """
     path = path_of(folder, key)
+    found = read_archive(path, "about.npy")
+    if found is None:
+        return None
+    about, arrays = found
     try:
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        about = json.loads(bytes(arrays.pop("about")).decode())
         if about["format"] != FORMAT or about["key"] != key or about.pop("checksum") != _checksum(about, arrays):
             raise ValueError("its content is not what its label says")
-        return Stored(_decoded(about, arrays), about["label"])
-    except FileNotFoundError:
-        return None
-    except _DAMAGE as error:
+        return Stored(_decoded(about, arrays), dict(about["label"]))
+    # Whatever a label of another hand leads to.
+    except Exception as error:
         raise InputError(f"{path}: is damaged ({error})") from error
 
 

@@ -1,7 +1,6 @@
 """What a scan can run: settings with their kinds and ranges, where the data come from, and the form of a task."""
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,8 @@ import xarray as xr
 from diffcr.errors import InputError
 
 from .nearest import require_known
+from .scan_files import checksummed, file_named_in
+from .scan_files import located as in_folder
 
 OVERHEAD = 8e8
 """Bytes that a process takes with JAX, its compiler and nothing else."""
@@ -90,7 +91,8 @@ class Setting:
             raise InputError(f"{self.name} must be a whole number, not {value!r}")
         if not (self.low <= value <= self.high and value > self.above):
             raise InputError(f"{self.name} must be {self._range()}, not {value:g}")
-        return kind(value)
+        # Zero has no sign: settings that are equal have one hash.
+        return kind(value) + kind(0)
 
     def _range(self) -> str:
         ends = []
@@ -202,12 +204,26 @@ class Task:
     def located(self, settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         """The same settings, with the files in them found from a folder, as absolute paths."""
         found = {name: self.setting(name, settings) for name in settings}
-        return {name: found[name].each_path(value, lambda t: _found(t, folder)) for name, value in settings.items()}
+        return {
+            name: found[name].each_path(value, lambda text: in_folder(text, folder)) for name, value in settings.items()
+        }
 
     def identity(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The same settings, with the checksum of a file in place of its path, for the hash of a point."""
         found = {name: self.setting(name, settings) for name in settings}
-        return {name: found[name].each_path(value, _checksummed) for name, value in settings.items()}
+        return {name: found[name].each_path(value, checksummed) for name, value in settings.items()}
+
+    def files(self, settings: Mapping[str, Any]) -> list[str]:
+        """The files that the settings name."""
+        found: list[str] = []
+
+        def note(text: str) -> str:
+            found.extend(name for name in [file_named_in(text)] if name is not None)
+            return text
+
+        for name, value in settings.items():
+            self.setting(name, settings).each_path(value, note)
+        return found
 
     def group(self, settings: Mapping[str, Any]) -> str:
         """A word that is equal for points which share compiled programs, and are best given to `run` together."""
@@ -224,43 +240,6 @@ class Task:
     def memory(self, source: Source, settings: Mapping[str, Any]) -> float:
         """Bytes that one point takes at most, roughly, the process included."""
         return OVERHEAD
-
-
-def _places(text: str) -> list[tuple[int, int]]:
-    """Stretches of a text that may be a path: all of it, what follows a "=", and what precedes the last ":"."""
-    start = text.find("=") + 1
-    stops = [len(text)] + ([text.rfind(":")] if ":" in text else [])
-    return [(first, stop) for first in dict.fromkeys((0, start)) for stop in stops]
-
-
-def _file_in(text: str, folder: Path) -> tuple[int, int] | None:
-    for first, stop in _places(text):
-        try:
-            if stop > first and (folder / text[first:stop]).is_file():
-                return first, stop
-        except (OSError, ValueError):
-            continue
-    return None
-
-
-def _found(text: str, folder: Path) -> str:
-    """The text with a path in it made absolute, where there is such a file."""
-    place = _file_in(text, folder)
-    if place is None:
-        return text
-    return text[: place[0]] + str((folder / text[slice(*place)]).resolve()) + text[place[1] :]
-
-
-def _checksummed(text: str) -> str:
-    place = _file_in(text, Path())
-    if place is None:
-        return text
-    try:
-        with Path(text[slice(*place)]).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{text[slice(*place)]}: cannot be read ({error.strerror})") from error
-    return f"{text[: place[0]]}sha256:{digest}{text[place[1] :]}"
 
 
 # Results ------------------------------------------------------------------------------------------------

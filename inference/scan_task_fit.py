@@ -192,22 +192,22 @@ _SCALARS = {
 }
 
 _DIPOLE = {
-    "delta_0h": ("Dipole towards 0 h, delta_0h", "", "delta_0h_error"),
-    "delta_6h": ("Dipole towards 6 h, delta_6h", "", "delta_6h_error"),
-    "delta_N": ("Dipole towards North, delta_N", "", "delta_N_error"),
+    "delta_0h": ("Dipole towards 0 h, delta_0h (J2000)", "", "delta_0h_error"),
+    "delta_6h": ("Dipole towards 6 h, delta_6h (J2000)", "", "delta_6h_error"),
+    "delta_N": ("Dipole towards North, delta_N (J2000)", "", "delta_N_error"),
     "delta_N_error": ("Error of delta_N", "", ""),
     "amplitude": ("Equatorial dipole amplitude", "", "amplitude_error"),
     "amplitude_error": ("Error of the amplitude", "", ""),
     "amplitude_debiased": ("Amplitude, debiased", "", ""),
     "upper_limit_95": ("Upper limit of the amplitude, 95 %", "", ""),
     "upper_limit_99": ("Upper limit of the amplitude, 99 %", "", ""),
-    "right_ascension_deg": ("Right ascension of the dipole", "deg", "right_ascension_error_deg"),
+    "right_ascension_deg": ("Right ascension of the dipole (J2000)", "deg", "right_ascension_error_deg"),
     "right_ascension_error_deg": ("Error of the right ascension", "deg", ""),
 }
 
 _RAYLEIGH = {
     "rayleigh_amplitude": ("Amplitude of the first harmonic in RA", "", "rayleigh_amplitude_error"),
     "rayleigh_amplitude_error": ("Error of the first harmonic", "", ""),
-    "rayleigh_phase_deg": ("Phase of the first harmonic", "deg", ""),
+    "rayleigh_phase_deg": ("Phase of the first harmonic (equator of date)", "deg", ""),
     "rayleigh_log10_p": ("log10 of the Rayleigh p-value", "", ""),
 }

@@ -193,6 +193,6 @@ _DIPOLE = {
     "delta_6h": ("Dipole of the map towards 6 h, delta_6h", "", "delta_6h_error"),
     "amplitude": ("Equatorial dipole amplitude of the map", "", "amplitude_error"),
     "amplitude_error": ("Error of the amplitude", "", ""),
-    "right_ascension_deg": ("Right ascension of the dipole of the map", "deg", "right_ascension_error_deg"),
+    "right_ascension_deg": ("Right ascension of the dipole of the map (J2000)", "deg", "right_ascension_error_deg"),
     "right_ascension_error_deg": ("Error of the right ascension", "deg", ""),
 }

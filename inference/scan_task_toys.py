@@ -1,5 +1,6 @@
 """Scans of toys: test statistics, detection, pulls and coverage against events, dipoles, sites and cuts."""
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -29,8 +30,11 @@ class Toys(Task):
     """`diffcr toys` at each point, in memory: of known detectors (site, events), or of the detector of given data.
 
     The skies of a point are drawn and fitted side by side; points come one after the other. The true dipole is `dipole`
-    or, for axes, `amplitude` and `right_ascension_deg`, in the equator of date. Skies of equal seed share their random
-    numbers between points.
+    or, for axes, `amplitude` and `right_ascension_deg`, in the equator of date.
+
+    Points are independent of each other: the seed of the random numbers is made of `seed` and all other settings, and
+    given as `seed_of_skies`, with which `diffcr toys` draws the same skies. With `own_seeds` = false it is `seed` at
+    every point; points whose detectors are nearly the same then have partly the same fluctuations.
     """
 
     name = "toys"
@@ -46,6 +50,7 @@ class Toys(Task):
         Setting("amplitude", float, None, "", "True dipole amplitude", low=0, high=0.999),
         Setting("right_ascension_deg", float, None, "deg", "Right ascension of the true dipole"),
         Setting("seed", int, 0, "", "Seed", low=0),
+        Setting("own_seeds", bool, True, long_name="A seed of its own for each point"),
         Setting("block", int, 1000, "", "Skies of one stream of random numbers", low=1),
     ) | dict(BINNING)
 
@@ -99,12 +104,22 @@ def _drawn(source: Source, settings: Mapping[str, Any]) -> xr.Dataset:
     from .toys import toys
     from .toys_report import detection, summarise
 
-    plans, observed = _plans(source, settings)
+    seed = seed_of(settings)
+    plans, observed = _plans(source, settings | {"seed": seed})
     results = [toys(plan.replace(block=settings["block"])) for plan in plans]
     content = summarise(*(results if len(results) == 2 else [*results, None]), observed)
     statistics = {each.plan.kind: each.test_statistics[each.converged] for each in results}
     # A true dipole of zero is one of the amplitudes of a scan: its skies are the isotropic ones.
-    return toys_dataset(content | {"detection": finite(detection(results[-1]))}, statistics)
+    found = toys_dataset(content | {"detection": finite(detection(results[-1]))}, statistics)
+    return found.assign(seed_of_skies=variable(seed, "Seed of the skies, as of diffcr toys"))
+
+
+def seed_of(settings: Mapping[str, Any]) -> int:
+    """Seed of the skies of a point: below 2^52, so that it is exact where a scan has points without one."""
+    if not settings["own_seeds"]:
+        return settings["seed"]
+    text = json.dumps(dict(settings), sort_keys=True)
+    return int(hashlib.sha256(text.encode()).hexdigest()[:13], 16)
 
 
 def _plans(source: Source, settings: Mapping[str, Any]) -> tuple[list, Any]:
@@ -154,8 +169,8 @@ def toys_dataset(content: Mapping[str, Any], statistics: Mapping[str, np.ndarray
         for key, (title, error) in _COMPONENT.items():
             values = [_number(row[key]) for row in own]
             data[f"{name}_{key}"] = variable(values, f"{title} of {name}", "", f"{name}_{error}" if error else "", at)
-        for level, n in (("68", "one"), ("95", "two")):
-            title = f"Coverage of {n} standard deviations of {name}"
+        for level in ("68", "95"):
+            title = f"Coverage of the {level} % interval of {name}"
             data[f"{name}_coverage_{level}"] = variable([r["coverage"][level]["share"] for r in own], title, dims=at)
     for level in ("95", "99"):
         held = [part["calibration"]["coverage_upper_limit"][level]["share"] for part in parts]

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-import diffcr
 from diffcr.errors import InputError
 from diffcr.grid import RingGrid
 from diffcr.harmonics import dipole_to_coefficients, synthesis
+
+from .code_version import code_version
 
 MOST_TOYS = 100_000_000
 
@@ -92,6 +93,13 @@ class ToyPlan:
         """Skies of a block."""
         return min(self.block, self.toys - number * self.block)
 
+    def random(self, number: int, configuration: int) -> np.random.Generator:
+        """Random numbers of a block in a configuration: those of other blocks, seeds, skies and configurations are
+        others."""
+        # The numbers that tell streams apart have places of their own: in one list a large seed runs into the next.
+        key = (int(not self.isotropic), configuration, number)
+        return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
+
     def sky(self, configuration: int) -> Float[np.ndarray, "ring ra"]:
         """True relative intensity of the cells in the frame of a configuration."""
         turn = self.rotations[configuration]
@@ -106,7 +114,7 @@ class ToyPlan:
         for name in _ARRAYS:
             digest.update(np.ascontiguousarray(getattr(self, name)).tobytes())
         return {
-            "software": f"diffcr {diffcr.__version__}",
+            "software": code_version(),
             "grid": list(self.grid.shape),
             "observatories": list(self.names),
             "dipole": list(self.dipole),

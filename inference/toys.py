@@ -24,7 +24,7 @@ from .calibration import Toys
 from .fit import DIPOLE_NORM, GAIN_TOLERANCE
 from .likelihood import Marginals
 from .multipoles import RingModes, free_multipoles, make_block, maximise, ring_modes
-from .toy_files import FOLDER, Block, load_block, load_plan, save_block, save_plan
+from .toy_files import FOLDER, Block, load_block, load_plan, require_plan, save_block, save_plan
 from .toy_plan import ToyPlan
 from .weights import sandwich_of
 from .workers import Workers, run_jobs
@@ -134,6 +134,8 @@ def run_job(job: dict) -> dict:
     block = load_block(folder, plan, job["number"])
     if not isinstance(block, Block):
         block = run_block(plan, job["number"])
+        # Another command may have put its plan in place of one that had no blocks yet: one of the two goes on.
+        require_plan(folder, plan)
         save_block(folder, plan, job["number"], block)
     return {"number": job["number"], "seconds": block.seconds}
 
@@ -149,9 +151,7 @@ def run_block(plan: ToyPlan, number: int) -> Block:
     if not 0 <= number < plan.blocks:
         raise InputError(f"the plan has blocks 0 to {plan.blocks - 1}, not {number}")
     begun, size, batch = time.monotonic(), plan.size(number), _batch(plan)
-    # Skies with and without a dipole share no random numbers, nor do configurations.
-    keys = [(int(not plan.isotropic), k) for k in range(len(plan.names))]
-    streams = [np.random.default_rng(np.random.SeedSequence([plan.seed, number], spawn_key=key)) for key in keys]
+    streams = [plan.random(number, k) for k in range(len(plan.names))]
     skies = [plan.sky(k) for k in range(len(plan.names))]
     rings = tuple(int(r) for r in np.flatnonzero(plan.acceptances.sum(axis=(0, 2)) > 0))
     modes = _modes(plan, rings)
@@ -270,6 +270,7 @@ def _patiently(folder: Path, plan: ToyPlan, number: int) -> Block:
         block = load_block(folder, plan, number)
         if isinstance(block, Block):
             return block
+        require_plan(folder, plan)
         if time.monotonic() > end:
             raise FitError(f"{folder / FOLDER}: block {number} was finished, but is not there; run the command again")
         time.sleep(0.2)

@@ -167,3 +167,14 @@ def test_a_quantity_that_no_point_gives_is_refused():
     for name in ("depth", "order", "parity"):
         with pytest.raises(InputError, match=f"quantity '{name}' is no number .* choose one of height, number"):
             require_quantity(result, name, "a.toml")
+
+
+@pytest.mark.parametrize(("sense", "value", "x"), [("largest", 3.0, 4), ("smallest", 1.0, 1)])
+def test_a_number_that_is_not_finite_is_never_the_best(sense, value, x):
+    heights = np.array([1.0, np.inf, -np.inf, np.nan, 3.0, 9.0])
+    good = np.array([True] * 5 + [False])
+    data = {"height": ("x", heights), "converged": ("x", good), "message": ("x", np.array([""] * 6))}
+    dataset = xr.Dataset(data, {"x": [1, 2, 3, 0, 4, 5]}, {"axes": '["x"]'})
+    best = best_point(dataset, "height", sense)
+    assert (best["value"], best["settings"], best["passed_over"]) == (value, {"x": x}, 1)
+    assert best_point(dataset.isel(x=[1, 2, 3]), "height", sense) is None

@@ -1,5 +1,7 @@
 """Points and their hashes: equal where the result must be, different where it may not be."""
 
+import json
+
 import pytest
 from diffcr.inference import scan_points, scan_tasks
 from diffcr.inference.scan_points import code_version, plan_scan
@@ -36,6 +38,11 @@ def test_a_hash_is_of_the_settings_however_they_are_given():
         assert keys(vary={"x": [2], "l_max": [3]} | other) != one
 
 
+def test_zero_has_no_sign():
+    assert keys(vary={"y": [-0.0]}) == keys(vary={"y": [0.0]}) == keys(vary={"y": [0]})
+    assert keys(vary={"numbers": [[-0.0, 1]]}) == keys(vary={"numbers": [[0, 1]]})
+
+
 def test_a_hash_is_of_the_content_of_files_not_of_their_names(write):
     one = keys(vary={"x": [1]}, fixed={"file": str(write("abc", "a.txt"))})
     assert keys(vary={"x": [1]}, fixed={"file": str(write("abc", "b.txt"))}) == one
@@ -60,6 +67,15 @@ def test_a_hash_is_of_the_program(monkeypatch):
     assert code_version() == code_version() and "diffcr 0." in code_version()
     monkeypatch.setattr(scan_points, "code_version", lambda: "diffcr 0.1.0 (other)")
     assert keys(vary={"x": [1]}) != one
+
+
+def test_a_plan_knows_the_files_that_it_depends_on(write):
+    data, other = str(write("abc", "a.csv")), str(write("abd", "b.csv"))
+    plan = plan_scan(
+        spec_of({"run": "events", "vary": {"file": [other, data]}, "inputs": [data, "dataset:auger-8eev"]})
+    )
+    assert [each["file"] for each in plan.files] == [data, "dataset:auger-8eev", other]
+    assert json.loads(json.dumps(plan.files)) == list(plan.files)
 
 
 def test_progress_names_each_input(write):

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from diffcr.inference.scan_batch import run_batch
 from diffcr.inference.scan_cost import cost_of
 from diffcr.inference.scan_points import plan_scan
 from diffcr.inference.scan_spec import spec_of
+from diffcr.inference.scan_task import OVERHEAD
 from diffcr.inference.workers import Workers
 from small_scan import Waves
 
@@ -167,6 +169,7 @@ def job_of(plan, folder, **changes):
     points = [{"key": p.key, "settings": p.settings} for p in plan.points]
     source = plan.spec.source.as_json()
     job = {"run": "waves", "source": source, "folder": str(folder), "code": plan.code, "points": points}
+    job |= {"files": list(plan.files)}
     return json.loads(json.dumps(job | changes))
 
 
@@ -221,6 +224,95 @@ def test_workers_are_given_batches_and_the_folder(task, tmp_path, monkeypatch):
     np.testing.assert_array_equal(dataset["height"], [[1, 51], [4, 54], [9, 59]])
 
 
+# Files that change --------------------------------------------------------------------------------------
+
+
+class Reader(Waves):
+    """y is the number in the input; x^2 is added."""
+
+    name = "reader"
+    needs = "optional"
+    meddle = staticmethod(lambda: None)
+
+    def run(self, source, settings):
+        out = []
+        for each in settings:
+            number = float(Path(source.inputs[0] if source.inputs else each["file"]).read_text())
+            out.append(self.wave(each | {"y": number}))
+            self.meddle()
+        return out
+
+
+@pytest.fixture(params=["input", "setting"])
+def reading(request, monkeypatch, tmp_path):
+    """A task and a scan of it, which depends on a file as its input, or as one of its settings."""
+    task = Reader()
+    monkeypatch.setattr(scan_tasks, "TASKS", {"reader": task})
+    file = tmp_path / "data.csv"
+    file.write_text("1.0")
+    own = {"inputs": [str(file)]} if request.param == "input" else {"fixed": {"file": str(file)}}
+    return task, file, lambda: planned({"x": [1, 2, 3]}, **{"run": "reader"} | own)
+
+
+def changed(file, content: str):
+    file.write_text(content)
+    # Clocks of files may stand still for milliseconds.
+    os.utime(file, (time.time() + 10,) * 2)
+
+
+CHANGED = r"data.csv: changed while the scan ran; run the same command again"
+
+
+def test_a_file_that_changed_after_it_was_hashed_is_refused(reading, tmp_path):
+    _, file, plan = reading
+    first = plan()
+    changed(file, "2.0")
+    with pytest.raises(InputError, match=CHANGED):
+        run_scan(first, tmp_path / "out")
+    assert not list((tmp_path / "out" / "points").iterdir()) and not (tmp_path / "out" / "scan.nc").exists()
+    again = run_scan(plan(), tmp_path / "out").dataset
+    np.testing.assert_array_equal(again["height"], [21, 24, 29])
+
+
+def test_a_file_that_changes_while_a_point_is_computed_leaves_no_point_of_other_data(reading, tmp_path):
+    task, file, plan = reading
+    task.meddle = lambda: changed(file, "2.0")
+    with pytest.raises(InputError, match=CHANGED):
+        run_scan(plan(), tmp_path / "out")
+    task.meddle = lambda: None
+    assert not list((tmp_path / "out" / "points").iterdir())
+    # As it was: everything is computed, and nothing is left of the other content.
+    changed(file, "1.0")
+    again = run_scan(plan(), tmp_path / "out").dataset
+    np.testing.assert_array_equal(again["height"], [11, 14, 19])
+
+
+def test_a_file_that_vanishes_is_no_failure_of_a_point(reading, tmp_path):
+    task, file, plan = reading
+    task.meddle = lambda: file.unlink(missing_ok=True)
+    with pytest.raises(InputError, match=CHANGED):
+        run_scan(plan(), tmp_path / "out")
+
+
+def test_a_file_that_changes_after_the_last_point_is_seen_before_results_are_written(reading, tmp_path, monkeypatch):
+    _, file, plan = reading
+    assembled = RUNNING.assemble
+    monkeypatch.setattr(RUNNING, "assemble", lambda *all_: (changed(file, "2.0"), assembled(*all_))[1])
+    with pytest.raises(InputError, match=CHANGED):
+        run_scan(plan(), tmp_path / "out")
+    assert not (tmp_path / "out" / "scan.nc").exists()
+    # Its points are those of the file as it was.
+    monkeypatch.undo()
+    assert len(list((tmp_path / "out" / "points").iterdir())) == 3
+
+
+def test_a_file_that_is_touched_is_the_same(reading, tmp_path):
+    _, file, plan = reading
+    first = plan()
+    changed(file, "1.0")
+    np.testing.assert_array_equal(run_scan(first, tmp_path / "out").dataset["height"], [11, 14, 19])
+
+
 # The dry run --------------------------------------------------------------------------------------------
 
 
@@ -234,7 +326,7 @@ def test_the_cost_is_that_of_what_is_left(task, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before and not told
     assert (cost.points, cost.refused, cost.done, cost.left, cost.groups) == (16, 4, 2, 10, 2)
     # Two of each group are timed.
-    assert len(task.asked) == 4 and cost.memory == 7e8 + 3e8
+    assert len(task.asked) == 4 and cost.memory == OVERHEAD + 3e8
     assert 1e3 * 12 < cost.disk < 2e4 * 12
 
 

@@ -169,6 +169,7 @@ def test_toys_have_the_numbers_of_the_command(run, tmp_path):
     assert code == 0, errors
     wanted = json.loads((tmp_path / "toys.json").read_text())
     settings = {"site": "auger", "events": 3e4, "toys": 60, "seed": 4, "grid": "24x12", "amplitude": 0.06}
+    settings |= {"own_seeds": False}
 
     (found,) = results("toys", settings)
 
@@ -190,11 +191,30 @@ def test_toys_of_data_give_the_p_value_of_their_fit(run, tmp_path):
     code, _, errors = run("toys", *options.split(), "-o", tmp_path)
     assert code == 0, errors
     wanted = json.loads((tmp_path / "toys.json").read_text())["observed"]
-    (found,) = results("toys", {"toys": 40, "seed": 2, "grid": "24x12", "zenith_max": 60}, source=AUGER)
+    settings = {"toys": 40, "seed": 2, "grid": "24x12", "zenith_max": 60, "own_seeds": False}
+    (found,) = results("toys", settings, source=AUGER)
+    assert found["seed_of_skies"] == 2
     np.testing.assert_allclose(found["observed_test_statistic"], wanted["test_statistic"], rtol=1e-9)
     np.testing.assert_allclose([found["p"], found["p_low_95"]], [wanted["p"], wanted["p_low_95"]])
     # Without a true dipole what would be found is what isotropic skies give.
     np.testing.assert_allclose(found["median_test_statistic"], found["test_statistic"].sel(quantile=0.5).item())
+
+
+def test_points_of_toys_are_independent_unless_one_seed_is_asked_for():
+    """Detectors that differ in one event of 1e9 draw nearly the same skies of one seed. With seeds of their own they do
+    not, and `diffcr toys` of the seed that is told, here another point of one seed, draws the same."""
+    common = {"site": "hawc", "toys": 30, "grid": "12x9", "power": 1.0}
+    at = [common | {"events": 20_000.0 * (1 + k * 1e-9)} for k in (0, 1)]
+    own = results("toys", *at)
+    one = results("toys", *(each | {"own_seeds": False} for each in at))
+    for column in ("test_statistic", "delta_0h_bias"):
+        np.testing.assert_allclose(one[0][column], one[1][column], rtol=1e-6)
+        assert np.abs(own[0][column] / own[1][column] - 1).max() > 1e-3
+    seeds = [int(each["seed_of_skies"]) for each in own]
+    assert seeds[0] != seeds[1] and max(seeds) < 2**52
+    assert results("toys", at[0] | {"seed": 1})[0]["seed_of_skies"] != seeds[0]
+    (again,) = results("toys", at[0] | {"own_seeds": False, "seed": seeds[0]})
+    np.testing.assert_array_equal(again["test_statistic"], own[0]["test_statistic"])
 
 
 def test_toys_without_a_detector_or_with_two_are_refused():

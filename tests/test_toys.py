@@ -41,8 +41,8 @@ def counts_of_toy(plan, sites, toy, years=None):
     """`Counts` of the first toys of block 0, from the same random numbers."""
     parts = []
     for k in range(len(plan.names)):
-        key = (int(plan.dipole != (0.0, 0.0)), k)
-        rng = np.random.default_rng(np.random.SeedSequence([plan.seed, 0], spawn_key=key))
+        key = (int(plan.dipole != (0.0, 0.0)), k, 0)
+        rng = np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=key))
         spread = float(plan.weight_spreads[k])
         d = draw_many(rng, plan.rates[k], plan.acceptances[k], plan.sky(k), toy + 1, spread)
         half = np.zeros((2, *GRID.shape))
@@ -154,6 +154,15 @@ def test_blocks_seeds_and_skies_share_no_random_numbers():
             assert abs(np.corrcoef(off[k].ravel(), off[j].ravel())[0, 1]) < 0.45
 
 
+def test_no_seed_block_sky_or_configuration_runs_into_another():
+    """Seeds beyond 32 bits among them: written as 32-bit words, 5 * 2^32 ends as the block 5 would."""
+    plans = [two_of(seed=seed, toys=70, block=10) for seed in (0, 1, 5, 2**32, 2**32 + 1, 5 * 2**32, 2**63)]
+    plans += [plan.replace(dipole=(0.0, 0.0)) for plan in plans]
+    first = [plan.random(number, k).integers(2**63) for plan in plans for number in range(7) for k in range(2)]
+    assert len(set(first)) == len(plans) * 14
+    assert PLAN.random(1, 0).integers(2**63) == PLAN.replace(toys=1000).random(1, 0).integers(2**63)
+
+
 @pytest.mark.slow
 def test_two_devices_give_the_same_toys(tmp_path):
     program = (
@@ -242,6 +251,132 @@ def test_toys_of_another_plan_are_refused(tmp_path, change, what):
     (tmp_path / "blocks" / "dipole_plan.npz").unlink()
     with pytest.raises(InputError, match=f"00000.npz: is of toys with other {what}"):
         toys(PLAN.replace(**change), folder=tmp_path)
+
+
+def test_toys_of_other_code_are_refused(tmp_path, monkeypatch):
+    toys(PLAN.replace(toys=10), folder=tmp_path)
+    monkeypatch.setattr("diffcr.inference.toy_plan.code_version", lambda: "diffcr 0 (changed)")
+    with pytest.raises(InputError, match="is of toys with other software; repeat the command"):
+        toys(PLAN.replace(toys=10), folder=tmp_path)
+
+
+def test_a_plan_without_blocks_of_its_own_is_replaced(tmp_path):
+    """As where a command was killed before its first block; and where two wedged each other: the one whose blocks are
+    there goes on."""
+    other = PLAN.replace(seed=6)
+    (tmp_path / "blocks").mkdir()
+    save_plan(tmp_path, other)
+    whole = toys(PLAN, folder=tmp_path)
+    plan = tmp_path / "blocks" / "dipole_plan.npz"
+    for content in (None, b"", plan.read_bytes()[:200]):
+        if content is None:
+            plan.unlink()
+        else:
+            plan.write_bytes(content)
+        again = toys(PLAN, folder=tmp_path)
+        assert again.notes == ()
+        np.testing.assert_array_equal(again.estimates, whole.estimates)
+    # The plan of one, the blocks of the other.
+    plan.unlink()
+    for path in (tmp_path / "blocks").iterdir():
+        path.rename(tmp_path / path.name)
+    save_plan(tmp_path, other)
+    for path in tmp_path.glob("*.npz"):
+        path.rename(tmp_path / "blocks" / path.name)
+    again = toys(PLAN, folder=tmp_path)
+    np.testing.assert_array_equal(again.estimates, whole.estimates)
+    with pytest.raises(InputError, match="dipole_plan.npz: is of toys with other seed"):
+        toys(other, folder=tmp_path)
+
+
+def test_a_block_that_another_command_left_is_drawn_again_by_the_one_whose_plan_is_there(tmp_path):
+    other = PLAN.replace(seed=6)
+    whole = toys(PLAN, folder=tmp_path)
+    save_block(tmp_path, other, 1, run_block(other, 1))
+    again = toys(PLAN, folder=tmp_path)
+    np.testing.assert_array_equal(again.estimates, whole.estimates)
+    assert [note.split("blocks/")[1] for note in again.notes] == [
+        "dipole_00001.npz: is of toys with other seed; its toys are drawn again"
+    ]
+
+
+def test_a_command_whose_plan_was_replaced_stops_before_it_writes(tmp_path, monkeypatch):
+    """The other command begins after the first has written its plan, and before its first block."""
+    other, module = PLAN.replace(seed=6), sys.modules[run_block.__module__]
+    drawn = run_block
+
+    def overtaken(plan, number):
+        if plan.seed == PLAN.seed:
+            save_plan(tmp_path, other)
+        return drawn(plan, number)
+
+    monkeypatch.setattr(module, "run_block", overtaken)
+    with pytest.raises(InputError, match="dipole_plan.npz: was changed by another run; choose another -o"):
+        toys(PLAN, folder=tmp_path)
+    assert {path.name for path in (tmp_path / "blocks").iterdir()} == {"dipole_plan.npz"}
+    assert len(toys(other, folder=tmp_path).converged) == 70
+
+
+def test_of_plans_that_are_written_at_once_one_is_kept(tmp_path, monkeypatch):
+    """The other appears between the look and the writing."""
+    (tmp_path / "blocks").mkdir()
+    other = PLAN.replace(seed=6)
+    module = sys.modules[save_plan.__module__]
+    look = module._require_blocks_of
+
+    def late(folder, plan, label):
+        look(folder, plan, label)
+        monkeypatch.setattr(module, "_require_blocks_of", look)
+        save_plan(folder, other)
+
+    monkeypatch.setattr(module, "_require_blocks_of", late)
+    with pytest.raises(InputError, match="dipole_plan.npz: is of toys with other seed"):
+        save_plan(tmp_path, PLAN)
+    assert load_plan(tmp_path, "dipole", other.checksum, 70).seed == 6
+    assert len(list((tmp_path / "blocks").iterdir())) == 1
+
+
+COMMAND = (
+    "import sys, numpy as np, jax\n"
+    "jax.config.update('jax_enable_x64', True)\n"
+    "from pathlib import Path\n"
+    "from diffcr.grid import RingGrid\n"
+    "from diffcr.errors import InputError\n"
+    "from diffcr.inference.toy_plan import ToyPlan\n"
+    "from diffcr.inference.toys import run_block, toys\n"
+    "grid = RingGrid(4, 8)\n"
+    "even = np.full((1, *grid.shape), 1 / 32)\n"
+    "plan = ToyPlan(grid, ('X',), np.full((1, 8), 500.0), even, toys=20, seed=int(sys.argv[2]), block=2)\n"
+    "run_block(plan, 0)\n"
+    "print('ready', flush=True)\n"
+    "sys.stdin.readline()\n"
+    "try:\n"
+    "    toys(plan, folder=Path(sys.argv[1]))\n"
+    "    print('done')\n"
+    "except InputError as error:\n"
+    "    print('refused', error)\n"
+)
+
+
+def test_of_commands_that_begin_at_the_same_time_one_goes_on(tmp_path):
+    """Three seeds into one folder, in processes that wait for each other; then the folder goes on for the winner."""
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", COMMAND, str(tmp_path), str(seed)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for seed in (1, 2, 3)
+    ]
+    for process in running:
+        assert process.stdout.readline() == "ready\n"
+    for process in running:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    told = [process.communicate(timeout=60)[0] for process in running]
+    assert sum(text == "done\n" for text in told) == 1, told
+    assert sum("other seed" in text or "was changed by another run" in text for text in told) == 2, told
 
 
 def test_plans_and_blocks_survive_their_files(tmp_path):
