@@ -12,9 +12,12 @@ the run itself would take days.
 
 import argparse
 import json
+import os
 import time
 from datetime import date
 from pathlib import Path
+
+os.environ.setdefault("PJRT_NPROC", "1")  # samplers, as the commands have it
 
 import jax
 import jax.numpy as jnp

@@ -12,9 +12,12 @@ The field and its opposite are the same, so that its axis is ranked by the produ
 import argparse
 import datetime
 import json
+import os
 import sys
 import time
 from pathlib import Path
+
+os.environ.setdefault("PJRT_NPROC", "1")  # samplers, as the commands have it
 
 import jax
 

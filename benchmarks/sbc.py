@@ -9,8 +9,11 @@ to benchmarks/results/sbc_MODEL.json.
 import argparse
 import datetime
 import json
+import os
 import sys
 from pathlib import Path
+
+os.environ.setdefault("PJRT_NPROC", "1")  # samplers, as the commands have it
 
 import jax
 import numpy as np

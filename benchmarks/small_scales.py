@@ -11,8 +11,11 @@ one JSON line and writes it, with the command, the date and the versions, to ben
 import argparse
 import datetime
 import json
+import os
 import sys
 from pathlib import Path
+
+os.environ.setdefault("PJRT_NPROC", "1")  # samplers, as the commands have it
 
 import jax
 import numpy as np

@@ -79,9 +79,8 @@ _MOST_EVENTS = 1e15
 _SKY_STREAM = 1
 """Second word of the seed of random multipoles; the counts have the seed alone."""
 
-_THREADED = {"predict", "sources", "backtrack", "lens"}
-"""Commands whose JAX has a thread for each core. The others transform along rings of the sky, many at a time, and on a
-processor XLA's transforms wait for ever where they are run by all threads of the pool that they hand their parts to."""
+_THREADED = {"predict", "backtrack", "lens"}
+"""Commands whose JAX has a thread for each core; the others have one, as `devices.warn_of_threads` says why."""
 
 _WRITTEN_INTO = ("segments", "realisations", "half_step", "points", "blocks")
 """Folders in that of the results, of which an interrupt removes what is half-written."""

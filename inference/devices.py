@@ -10,6 +10,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,22 @@ def restore(name: str, value: str | None) -> None:
         os.environ.pop(name, None)
     else:
         os.environ[name] = value
+
+
+def warn_of_threads() -> None:
+    """Warn where JAX runs on a processor with a pool of threads, on which a sampler can wait for ever.
+
+    XLA's batched linear algebra (and, as others found, its Fourier transforms) hands the parts of a batch to the pool
+    and waits for them, also where it runs on a thread of that pool: when all threads do so, nobody is left. The fewer
+    cores there are, the sooner it happens; on two, matrices of 100 draws at once are enough.
+    """
+    if jax.default_backend() == "cpu" and cores() > 1 and not {POOL, "NPROC"} & os.environ.keys():
+        warnings.warn(
+            f"JAX shares a pool of threads here, on which a sampler can wait for ever: set os.environ['{POOL}'] = '1' "
+            "before JAX is used",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 # Sharing ------------------------------------------------------------------------------------------------
@@ -266,8 +283,8 @@ def layout(number: int, backend: str) -> dict[str, str]:
         "toys": f"skies over {number} device{'s' if number > 1 else ''}; blocks over workers",
         "scan": "points over workers; side by side in one call where they have one shape",
         "bin": "files over workers",
-        "predict, sources, lens": pool,
-        "fit, map, estimate, compare": "one device, one thread of JAX",
+        "predict, lens": pool,
+        "fit, map, estimate, compare, spectrum, sources": "one device, one thread of JAX",
         "calibrate": "data sets side by side on one device",
     }
 

@@ -194,7 +194,8 @@ def _prior_draws(spec: Specification, sky: SkyLikelihood, kwargs: dict, seed: in
         return {k: v["value"] for k, v in trace.items() if v["type"] in ("sample", "deterministic")}
 
     keys = jax.random.split(jax.random.PRNGKey(seed + 1), _PRIOR_DRAWS)
-    drawn = jax.jit(lambda k: jax.lax.map(one, k, batch_size=100))(keys)
+    # One by one: batches of small matrices are what a processor's pool of threads can hang on (see `devices`).
+    drawn = jax.jit(lambda k: jax.lax.map(one, k))(keys)
     return {k: np.asarray(v)[None] for k, v in drawn.items()}
 
 

@@ -25,7 +25,7 @@ import diffcr
 from diffcr.errors import InputError
 
 from .archives import read_archive
-from .devices import Shares
+from .devices import Shares, warn_of_threads
 from .files import atomic
 from .hosts import first_only, first_tells, is_first
 from .prior import Coordinates
@@ -197,6 +197,7 @@ def sample_segments(
         InputError: If the folder holds another run, or one when not resuming.
     """
     plan, clock = kernel.plan, time.monotonic()
+    warn_of_threads()
     shares = Shares(plan.chains, devices, "chain")
     keys = jax.random.split(jax.random.PRNGKey(plan.seed), plan.chains)
     start = jax.vmap(lambda key, at, a, k: kernel.start(key, a, k, at), (0, 0, None, None))
@@ -258,7 +259,8 @@ def _joined(plan: Plan, done: list[dict], seconds: float) -> Draws:
 def natural(kernel: Kernel, positions: dict[str, np.ndarray], args: tuple, kwargs: dict) -> dict[str, np.ndarray]:
     """Parameters and deterministic quantities of the draws, arrays (chain, draw, ..)."""
     one = lambda z: util.constrain_fn(kernel.model, args, kwargs, z, return_deterministic=True)
-    fill = jax.jit(lambda z: jax.lax.map(jax.vmap(one), z))
+    # One by one: batches of small matrices are what a processor's pool of threads can hang on (see `devices`).
+    fill = jax.jit(lambda z: jax.lax.map(lambda chain: jax.lax.map(one, chain), z))
     return {k: np.asarray(v) for k, v in fill({k: jnp.asarray(v) for k, v in positions.items()}).items()}
 
 

@@ -242,7 +242,7 @@ def available_cores() -> list[int]:
 def environment(threads: int) -> dict[str, str]:
     """Environment in which a worker starts: so many threads of its own, and in BLAS and OpenMP, and 64-bit floats.
 
-    JAX has one thread (PJRT_NPROC): XLA's transforms wait for ever where all threads of its pool run one at a time.
+    JAX has one thread (PJRT_NPROC), as `devices.warn_of_threads` says why.
     Dask would have memory given back to the system at every turn, and NumPy fetch it again: half the time of binning.
     """
     limited = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_MAX_THREADS")

@@ -9,6 +9,8 @@ from pathlib import Path
 os.environ.setdefault("MPLBACKEND", "Agg")
 # The threads of healpy otherwise wait by spinning, which takes the cores from everybody else.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# One thread of JAX in each process, as the commands have it: on a pool of them a sampler can wait for ever.
+os.environ.setdefault("PJRT_NPROC", "1")
 
 
 def cheap_compilation() -> str:

@@ -118,7 +118,10 @@ def test_toys_of_data_give_the_p_value_of_their_fit(run, tmp_path):
         (("--site", "hawc", "--events", "1e4,1e4"), "--events takes one number or one for each of 1 --site, not 2"),
         (("--site", "hawc", "--events", "1e4", "--dipole", "1"), "--dipole takes two numbers"),
         (("--site", "hawc", "--events", "1e4", "--dipole", "0.9,0.9"), "a length below 1"),
-        (("--site", "hawc", "--events", "1e4", "--energy-min", "8"), "--energy-min or --energy-max has no effect without"),
+        (
+            ("--site", "hawc", "--events", "1e4", "--energy-min", "8"),
+            "--energy-min or --energy-max has no effect",
+        ),
         (("--site", "hawc", "--events", "1e4", "--azimuth", "x"), "--azimuth has no effect without inputs"),
         (("--site", "hawc", "--events", "-5"), "number of events of toys must be positive"),
         (("--site", "hawc", "--events", "8"), "too few events"),

@@ -173,3 +173,26 @@ def test_an_accelerator_that_lies_idle_is_told(file, plugin, asked, message, tmp
 def test_a_machine_without_accelerators_has_no_notes(tmp_path, monkeypatch):
     monkeypatch.setattr(module.shutil, "which", lambda name: None)
     assert missing_plugins("cpu", tmp_path) == []
+
+
+# Threads --------------------------------------------------------------------------------------------------
+
+HANG = """
+import jax
+jax.config.update("jax_enable_x64", True)
+import warnings
+from diffcr.inference.devices import warn_of_threads
+with warnings.catch_warnings(record=True) as found:
+    warnings.simplefilter("always")
+    warn_of_threads()
+print(len(found))
+"""
+
+
+@pytest.mark.parametrize(("name", "value", "warned"), [(None, None, 1), ("PJRT_NPROC", "1", 0), ("NPROC", "1", 0)])
+def test_samplers_warn_of_a_pool_of_threads(name, value, warned):
+    environ = {k: v for k, v in os.environ.items() if k not in ("PJRT_NPROC", "NPROC")}
+    done = subprocess.run(
+        [sys.executable, "-c", HANG], env=environ | ({name: value} if name else {}), capture_output=True, text=True
+    )
+    assert done.stdout.split() == [str(warned if len(os.sched_getaffinity(0)) > 1 else 0)], done.stderr
