@@ -173,7 +173,16 @@ def toys_once(toys: int) -> dict:
     }
 
 
-CHILDREN = {each.__name__: each for each in (fit_once, map_once, sample_once, trace_once, toys_once)}
+def write_once(folder: str, files: int, events: int) -> dict:
+    """Event files; in a process of its own, since the memory of this one would count as that of those it starts."""
+    from diffcr.inference.synthetic_files import write_synthetic_files
+
+    begun = time.perf_counter()
+    write_synthetic_files(folder, files, events)
+    return {"events_per_s": files * events / (time.perf_counter() - begun)}
+
+
+CHILDREN = {each.__name__: each for each in (fit_once, map_once, sample_once, trace_once, toys_once, write_once)}
 
 
 # Measurements ----------------------------------------------------------------------------------------------
@@ -247,12 +256,10 @@ def _toys_command(number: int, workers: int) -> dict:
 
 def of_bin(options) -> list[dict]:
     """`diffcr bin` against events, files and workers; Parquet files of HAWC with time, RA, dec and energy."""
-    from diffcr.inference.synthetic_files import write_synthetic_files
-
     rows = []
     for files, events in ((10, options.file_events / 10), (10, options.file_events), (100, options.file_events / 10)):
         with tempfile.TemporaryDirectory() as folder:
-            write_synthetic_files(folder, files, round(events / files))
+            child("write_once", folder=folder, files=files, events=round(events / files))
             for workers in (None, 1, 2):
                 words = () if workers is None else ("--workers", workers, "--threads", 1)
                 found = command("bin", folder, "--site", "hawc", *words, "-o", f"{folder}/counts.nc")

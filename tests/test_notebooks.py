@@ -20,6 +20,7 @@ SLOW = {
     "04_sources_to_dipole",
     "06_trajectories_and_small_scales",
     "07_small_scale_theory",
+    "08_scans_and_devices",
 }
 """Notebooks that take more than half a minute; they run with the slow tests."""
 each_notebook = pytest.mark.parametrize(
