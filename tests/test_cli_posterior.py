@@ -195,6 +195,7 @@ def test_a_template_of_the_power_is_read_from_a_table(tmp_path):
 def test_hidden_and_prior_dominated_quantities_are_told_as_such():
     entry = {"mean": 0.1, "sd": 0.01, "hdi_95": [0.08, 0.12], "prior_dominated": True}
     summary = {
+        "specification": {"model": "dipole"},
         "num_events": 5,
         "observatories": ["HAWC"],
         "parameters": {"delta_N": entry, "delta_0h": entry | {"mean": None}},
