@@ -20,7 +20,7 @@ from diffcr.backtracking import Setup, Spectra, displacements, require_l_max, sp
 from diffcr.errors import InputError
 
 from .archives import read_archive
-from .files import atomic
+from .files import atomic, awaited
 from .hosts import barrier, first_only, first_tells, is_first
 
 Progress = Callable[[int, int, float], None]
@@ -30,9 +30,6 @@ FOLDERS = ("realisations", "half_step")
 
 _ARRAYS = tuple(field.name for field in dataclasses.fields(Spectra))
 
-
-_PATIENCE = 60.0
-"""Seconds that a network file system may take to show what another machine wrote."""
 
 _MOST_SAMPLES = 900
 """Times kept at most: each is a column of the sky files, and FITS has 999."""
@@ -182,19 +179,16 @@ def _present(run: Run, folder: Path, jobs: list, resume: bool) -> list[dict[str,
 
 
 def _others(run: Run, folder: Path, job: tuple[str, Setup, int]) -> dict[str, np.ndarray]:
-    """A realisation that another process has traced; a network file system may show it a little later."""
+    """A realisation that another process has traced."""
     name, setup, number = job
-    end = time.monotonic() + _PATIENCE
-    while True:
-        content = _load(folder / name, setup, number, run.l_max, run.keeps(number) and name == FOLDERS[0])
-        if content is not None:
-            return content
-        if time.monotonic() > end:
-            raise InputError(
-                f"{_path(folder / name, number)}: another process traced it, but it is not here; give a folder that "
-                "all machines share"
-            )
-        time.sleep(0.2)
+    keep = run.keeps(number) and name == FOLDERS[0]
+    content = awaited(lambda: _load(folder / name, setup, number, run.l_max, keep))
+    if content is None:
+        raise InputError(
+            f"{_path(folder / name, number)}: another process traced it, but it is not here; give a folder that all "
+            "machines share"
+        )
+    return content
 
 
 def _realise(setup: Setup, number: int, l_max: int, keep: bool, devices) -> dict[str, np.ndarray]:

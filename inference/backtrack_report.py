@@ -17,6 +17,7 @@ from .backtrack_summary import Analysis, Asymptotic, Orientation, cascade_curve
 from .backtrack_tables import CONVENTIONS, dataset, skies, write_power, write_sky
 from .files import finite, together, write_netcdf
 from .report import write_json
+from .words import duration
 
 
 def write_backtracking(
@@ -256,14 +257,6 @@ def describe_estimate(found: Estimate, analysis_settings: Mapping[str, Any]) -> 
         f"realisation      {duration(found.seconds_realisation)}",
         f"total            {duration(found.seconds_total)}, with the machine as busy as now",
     ]
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words."""
-    for limit, unit, size in ((120, "s", 1), (7200, "min", 60), (172800, "h", 3600)):
-        if seconds < limit:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 86400:.3g} days"
 
 
 # Pictures -----------------------------------------------------------------------------------------------

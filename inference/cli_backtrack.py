@@ -12,6 +12,7 @@ from diffcr.errors import FitError, InputError
 
 from .cli_devices import DevicesOption, HostsOption
 from .cli_options import Output, make_folder, numbers, require_folder
+from .cli_progress import Counting
 from .devices import start_devices
 from .hosts import first_only, is_first, joined, parse_hosts
 
@@ -158,7 +159,7 @@ def _trace_and_write(run, devices, output: Path, resume: bool, angles, measured,
             file=sys.stderr,
         )
     begun = time.monotonic()
-    with Tracing() as bar:
+    with Counting("tracing", "traced", "realisations") as bar:
         result = trace(run, output, resume, bar, devices)
     cost = {
         "seconds_of_this_process": time.monotonic() - begun,
@@ -275,47 +276,3 @@ def _setup(spectrum, field: str, precision: str, **rest) -> Any:
     options = {name: rest[name] for name in ("geometry", "helicity", "slab_fraction")}
     draw_plane_waves(jax.random.key(0), spectrum, 1 if rest["size"] == 1 else 2, **options)
     return setup
-
-
-class Tracing:
-    """A progress bar over realisations on a terminal, a line now and then elsewhere."""
-
-    def __enter__(self):
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        console = Console(stderr=True)
-        self._terminal, self._told, self._first = console.is_terminal, 0.0, None
-        columns = (TextColumn("tracing realisations"), BarColumn(), MofNCompleteColumn())
-        self._bar = Progress(
-            *columns,
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not self._terminal,
-        )
-        self._task = self._bar.add_task("trace", total=None)
-        self._bar.start()
-        return self
-
-    def __call__(self, done: int, total: int, seconds: float) -> None:
-        # The first one compiles, and those that were there took nothing.
-        if self._first is None:
-            self._first = (done, seconds)
-        self._bar.update(self._task, completed=done, total=total)
-        if not self._terminal and (seconds - self._told > 30 or done == total):
-            self._told = seconds
-            steps, spent = done - self._first[0], seconds - self._first[1]
-            left = f", {(total - done) * spent / steps:.0f} s left" if steps and done < total else ""
-            print(f"traced           {done} of {total} realisations in {seconds:.0f} s{left}", file=sys.stderr)
-
-    def __exit__(self, *_):
-        self._bar.stop()

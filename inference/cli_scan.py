@@ -10,7 +10,9 @@ import typer
 from diffcr.errors import FitError, InputError
 
 from .cli_options import Output, make_folder, require_folder
+from .cli_progress import Counting
 from .cli_workers import SchedulerOption, SlurmOption, ThreadsOption, WorkersOption, workers_of
+from .words import duration
 
 _LARGE = 2e9
 """Bytes of an input whose checksum takes seconds."""
@@ -53,7 +55,7 @@ def scan(
         _tell_cost(plan, output, where)
         return
     make_folder(output)
-    with Scanning() as bar:
+    with Counting("scanning", "scanned", "points") as bar:
         result = run_scan(plan, output, where, bar, _note, " ".join(["diffcr", *sys.argv[1:]]), plots)
     print("\n".join(describe(result.summary)))
     print(f"results          {output / 'scan.json'}, {output / 'scan.nc'}" + (", pictures there" if plots else ""))
@@ -125,58 +127,8 @@ def _tell_cost(plan, output: Path, workers) -> None:
     print(f"groups           {cost.groups} that share compiled programs, in {cost.batches} batches")
     print(f"memory           {cost.memory / 1e9:.2g} GB for each worker")
     if cost.left and math.isfinite(cost.point_seconds):
-        print(f"time of a point  {_time(cost.point_seconds)}, and {_time(cost.start_seconds)} to start a group")
+        print(f"time of a point  {duration(cost.point_seconds)}, and {duration(cost.start_seconds)} to start a group")
         where = f"{number} worker{'s' if number > 1 else ''}"
-        print(f"total            {_time(cost.seconds(number))} on {where}")
+        print(f"total            {duration(cost.seconds(number))} on {where}")
     if math.isfinite(cost.disk):
         print(f"disk             {cost.disk / 1e6:.3g} MB in {output / 'points'}")
-
-
-def _time(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.2g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
-
-
-class Scanning:
-    """A progress bar over points on a terminal, a line now and then elsewhere."""
-
-    def __enter__(self):
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        console = Console(stderr=True)
-        self._terminal, self._told, self._first = console.is_terminal, 0.0, None
-        columns = (TextColumn("scanning points"), BarColumn(), MofNCompleteColumn())
-        self._bar = Progress(
-            *columns,
-            TimeElapsedColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=console,
-            transient=True,
-            disable=not self._terminal,
-        )
-        self._task = self._bar.add_task("scan", total=None)
-        self._bar.start()
-        return self
-
-    def __call__(self, done: int, total: int, seconds: float) -> None:
-        # What was there took nothing, and the first batch compiles.
-        if self._first is None:
-            self._first = (done, seconds)
-        self._bar.update(self._task, completed=done, total=total)
-        if not self._terminal and (seconds - self._told > 30 or done == total):
-            self._told = seconds
-            steps, spent = done - self._first[0], seconds - self._first[1]
-            left = f", {_time((total - done) * spent / steps)} left" if steps and done < total else ""
-            print(f"scanned          {done} of {total} points in {seconds:.0f} s{left}", file=sys.stderr)
-
-    def __exit__(self, *_):
-        self._bar.stop()

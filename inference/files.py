@@ -5,7 +5,8 @@ import math
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,22 @@ def write_netcdf(path: str | os.PathLike, content: Any, **options: Any) -> None:
     """
     with atomic(path) as part:
         part.write_bytes(content.to_netcdf(None, engine="h5netcdf", **options))
+
+
+PAUSES = (0.1, 0.3, 1.0, 3.0, 10.0, 15.0, 30.0)
+"""Seconds between looks for a file that another machine has written."""
+
+
+def awaited(load: Callable[[], Any]) -> Any:
+    """What `load` gives once it is not None: a network file system may show a file up to a minute after it is written.
+
+    None where it stays away.
+    """
+    for pause in PAUSES:
+        if (found := load()) is not None:
+            return found
+        time.sleep(pause)
+    return load()
 
 
 def finite(content: Any) -> Any:

@@ -35,6 +35,9 @@ DIPOLE_NORM = math.sqrt(4 * math.pi / 3)
 GAIN_TOLERANCE = 1e-3
 """Converged means that less than this is left to gain in ln L: 1/2 g F^-1 g."""
 
+MAX_STEPS = 60
+"""Newton steps after which a fit gives up."""
+
 
 @dataclasses.dataclass(frozen=True)
 class FitResult:
@@ -138,7 +141,7 @@ def fit(
     exposure: dict[str, np.ndarray] | None = None,
     prior_power: np.ndarray | Sequence[float] | float | None = None,
     rate_bins: int | None = None,
-    max_steps: int = 60,
+    max_steps: int = MAX_STEPS,
 ) -> FitResult:
     """Fit the sky's m != 0 multipoles to l_max by maximum likelihood; rates and acceptances are eliminated.
 
@@ -158,6 +161,61 @@ def fit(
         RuntimeError: If JAX runs on 32-bit floats.
     """
     require_float64("inference.fit")
+    ready = prepare(counts, l_max, exposure, prior_power, rate_bins)
+    if ready.known:
+        data, modes, _, prior = ready.arrays
+        best = _maximise_known(data, modes, ready.known, prior, groups=ready.groups, max_steps=max_steps)
+        blocks = ()
+    else:
+        best, blocks = maximum(*ready.arrays, groups=ready.groups, max_steps=max_steps)
+    return result_of(ready, best, blocks)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A fit before it is maximised: the data contracted as far as the host can, in 64-bit floats.
+
+    Attributes:
+        given: The counts.
+        counts: The same in effective events, where events carry weights.
+        places: Indices (observatory, energy, epoch) of the configurations that hold events.
+        degree, order: l and m of each coefficient, shape (param,).
+        prior: Prior precision of each, shape (param,).
+        groups: Free rates of each configuration.
+        known: Known acceptances on the kept rings, or none.
+        arrays: Marginals, modes, moments with frame rotations [rad], and the prior: arguments of `maximum`.
+        livetime_inflation: Of the errors, by uneven live time.
+    """
+
+    given: Counts
+    counts: Counts
+    places: list[tuple[int, int, int]]
+    degree: np.ndarray
+    order: np.ndarray
+    prior: np.ndarray
+    groups: tuple[int, ...]
+    known: tuple
+    arrays: tuple
+    livetime_inflation: float
+
+
+def prepare(
+    counts: Counts,
+    l_max: int = 1,
+    exposure: dict[str, np.ndarray] | None = None,
+    prior_power: np.ndarray | Sequence[float] | float | None = None,
+    rate_bins: int | None = None,
+    every_ring: bool = False,
+) -> Prepared:
+    """Everything of `fit` that comes before the maximum.
+
+    Args:
+        counts, l_max, exposure, prior_power, rate_bins: As for `fit`.
+        every_ring: Keep rings without events too, which add nothing, so that other cuts have the same shapes.
+
+    Raises:
+        InputError: As `fit`.
+    """
     if isinstance(l_max, bool) or l_max < 1 or l_max >= counts.grid.n_ra // 2 or l_max > (counts.grid.n_ring - 1) // 2:
         raise InputError(f"l_max must be at least 1 and resolved by the {counts.grid.n_ring} rings, not {l_max}")
     given, counts = counts, _in_effective_events(counts)
@@ -168,13 +226,14 @@ def fit(
     prior = prior_precision(degree, prior_power)
     groups = _rate_bins(counts, places, rate_bins)
     known = () if exposure is None else tuple(_known_acceptance(counts, p, exposure) for p in places)
+    every = np.ones(counts.grid.n_ring, bool)
     data = tuple(
         form_marginals(
             counts.n_sky[p],
             counts.n_time[p],
             counts.n_local[p],
             rate_bins,
-            _exposed(counts, p, known[k] if known else None),
+            every if every_ring else _exposed(counts, p, known[k] if known else None),
         )
         for k, p in enumerate(places)
     )
@@ -183,20 +242,34 @@ def fit(
         ring_modes(counts.grid, d.rings, degree, order, turn, _needs_cell_averages(counts, p, degree))
         for d, p, turn in zip(data, places, rotations, strict=True)
     )
-    blocks, livetime_inflation = (), 1.0
-    if known:
-        known = tuple(jnp.asarray(a[list(d.rings)]) for a, d in zip(known, data, strict=True))
-        best = _maximise_known(data, modes, known, prior, groups=groups, max_steps=max_steps)
-    else:
-        livetime_inflation = require_measurable(counts, data, modes, degree, order, prior)
-        moments = tuple((counts.moments[p], turn) for p, turn in zip(places, rotations, strict=True))
-        best, blocks = _maximise(data, modes, moments, prior, groups=groups, max_steps=max_steps)
-    result = _result(counts, best, places, data, modes, blocks, known, groups, degree, order, prior, livetime_inflation)
-    return dataclasses.replace(result, counts=given)
+    return Prepared(
+        given=given,
+        counts=counts,
+        places=places,
+        degree=degree,
+        order=order,
+        prior=prior,
+        groups=groups,
+        known=tuple(jnp.asarray(a[list(d.rings)]) for a, d in zip(known, data, strict=True)) if known else (),
+        arrays=(
+            data,
+            modes,
+            tuple((counts.moments[p], turn) for p, turn in zip(places, rotations, strict=True)),
+            prior,
+        ),
+        livetime_inflation=1.0 if known else require_measurable(counts, data, modes, degree, order, prior),
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("groups", "max_steps"))
-def _maximise(data, modes, moments, prior, *, groups, max_steps):
+def maximum(data, modes, moments, prior, *, groups, max_steps=MAX_STEPS):
+    """Maximum with the acceptance free, and the blocks it was found with; can be vmapped.
+
+    Args:
+        data, modes, moments, prior: `Prepared.arrays`.
+        groups: Free rates of each configuration.
+        max_steps: Most Newton steps.
+    """
     blocks = tuple(
         with_moments(make_block(d, m, g), *own) for d, m, own, g in zip(data, modes, moments, groups, strict=True)
     )
@@ -206,22 +279,11 @@ def _maximise(data, modes, moments, prior, *, groups, max_steps):
 _maximise_known = jax.jit(maximise_known, static_argnames=("groups", "max_steps"))
 
 
-def _result(
-    counts,
-    best: Maximum,
-    places,
-    data,
-    modes,
-    blocks,
-    known,
-    groups,
-    degree,
-    order,
-    prior,
-    livetime_inflation,
-) -> FitResult:
+def result_of(ready: Prepared, best: Maximum, blocks: tuple) -> FitResult:
     """Put the maximum into the frame of the user, with its covariance and what it was based on."""
-    l_max = int(degree.max())
+    counts, places, degree, order, prior = ready.counts, ready.places, ready.degree, ready.order, ready.prior
+    data, modes = ready.arrays[:2]
+    known, groups = ready.known, ready.groups
     information = np.asarray(best.information)
     values = np.linalg.eigvalsh(information)
     covariance = np.linalg.pinv(information, hermitian=True)
@@ -237,8 +299,8 @@ def _result(
     for k, (d, m) in enumerate(zip(data, modes, strict=True)):
         rates[k], full[k][list(d.rings)] = _nuisances(d, m, best, k, groups[k], bool(known))
     return FitResult(
-        counts=counts,
-        l_max=l_max,
+        counts=ready.given,
+        l_max=int(degree.max()),
         degree=degree,
         order=order,
         multipoles=turn @ theta if turn is not None else theta,
@@ -253,7 +315,7 @@ def _result(
         positive=bool(best.positive),
         condition=float(values[-1] / values[0]) if values[0] > 0 else float("inf"),
         inflation=np.sqrt(np.abs(np.diag(covariance)) * counts.effective_events / (4 * np.pi)),
-        livetime_inflation=livetime_inflation,
+        livetime_inflation=ready.livetime_inflation,
         dead_bins=tuple(int(dead_bins(counts.n_time[p]).sum()) for p in places),
         prior_precision=prior,
         known_exposure=bool(known),

@@ -18,7 +18,7 @@ import xarray as xr
 from diffcr.errors import FitError, InputError
 
 from . import scan_store
-from .files import finite, together, write_netcdf
+from .files import awaited, finite, together, write_netcdf
 from .scan_batch import POINTS, run_batch
 from .scan_dataset import assemble, best_point, layout_of, require_quantity
 from .scan_files import require_unchanged
@@ -195,12 +195,9 @@ def _compute(
 
 def _arrived(folder: Path, key: str) -> Stored:
     """The result of a point that has been written, perhaps just now by a worker."""
-    # A network file system may show it here some seconds later than there.
-    for pause in (0.1, 0.3, 1, 3, 10, 0):
-        stored = scan_store.load(folder, key)
-        if stored is not None:
-            return stored
-        time.sleep(pause)
+    stored = awaited(lambda: scan_store.load(folder, key))
+    if stored is not None:
+        return stored
     raise FitError(f"{scan_store.path_of(folder, key)}: is gone after it was written; run the same command again")
 
 

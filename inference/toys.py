@@ -21,6 +21,7 @@ from diffcr.counts import DrawnMarginals, draw_many
 from diffcr.errors import FitError, InputError, require_float64
 
 from .calibration import Toys
+from .files import awaited
 from .fit import DIPOLE_NORM, GAIN_TOLERANCE
 from .likelihood import Marginals
 from .multipoles import RingModes, free_multipoles, make_block, maximise, ring_modes
@@ -33,9 +34,6 @@ Progress = Callable[[int, int, float], None]
 
 _CELLS = 32_768
 """Cells of all skies that are fitted at once on a CPU: what fits into its caches."""
-
-_PATIENCE = 60
-"""Seconds that a network file system may take to show what a worker wrote."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -264,16 +262,19 @@ def _spread(arrays: list[np.ndarray]) -> list:
 
 
 def _patiently(folder: Path, plan: ToyPlan, number: int) -> Block:
-    """A block that a worker has just written; network file systems show it a little later."""
-    end = time.monotonic() + _PATIENCE
-    while True:
+    """A block that a worker has just written."""
+
+    def load() -> Block | None:
         block = load_block(folder, plan, number)
-        if isinstance(block, Block):
-            return block
-        require_plan(folder, plan)
-        if time.monotonic() > end:
-            raise FitError(f"{folder / FOLDER}: block {number} was finished, but is not there; run the command again")
-        time.sleep(0.2)
+        if not isinstance(block, Block):
+            require_plan(folder, plan)
+            return None
+        return block
+
+    block = awaited(load)
+    if block is None:
+        raise FitError(f"{folder / FOLDER}: block {number} was finished, but is not there; run the command again")
+    return block
 
 
 def _joined(plan: ToyPlan, blocks: list[Block], notes: list[str]) -> ToyResult:

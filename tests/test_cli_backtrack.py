@@ -12,8 +12,9 @@ import jax
 import numpy as np
 import pytest
 import xarray as xr
-from diffcr.inference import backtrack_cost, cli_backtrack
+from diffcr.inference import backtrack_cost
 from diffcr.inference.cli_backtrack import chosen_spectrum, parse_angles, start_devices
+from diffcr.inference.cli_progress import Counting
 
 from diffcr.errors import InputError
 from diffcr.spectrum import coherence_length
@@ -204,7 +205,7 @@ def test_a_processor_that_runs_already_stays_as_it_is():
 
 
 def test_progress_tells_what_is_left(capsys, monkeypatch):
-    with cli_backtrack.Tracing() as bar:
+    with Counting("tracing", "traced", "realisations") as bar:
         bar(1, 5, 40.0)
         bar(2, 5, 45.0)
         bar(3, 5, 75.0)

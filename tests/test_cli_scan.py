@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import xarray as xr
 from diffcr.inference import cli_scan, scan_points, scan_tasks
-from diffcr.inference.cli_scan import Scanning, describe, problem_of
+from diffcr.inference.cli_progress import Counting
+from diffcr.inference.cli_scan import describe, problem_of
 from small_scan import Waves, register
 
 
@@ -103,7 +104,7 @@ def test_large_inputs_are_told_before_they_are_read(monkeypatch, write, capsys):
 
 
 def test_progress_tells_what_is_left(capsys):
-    with Scanning() as bar:
+    with Counting("scanning", "scanned", "points") as bar:
         bar(2, 10, 0.5)
         bar(4, 10, 40.5)
         bar(6, 10, 45.0)
