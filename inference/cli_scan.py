@@ -24,7 +24,11 @@ def scan(
     ],
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Count points, time a few, print memory and total time, and write nothing."),
+        typer.Option(
+            "--dry-run",
+            help="Count points, time a few, print memory and total time, and write nothing. Exit code 3 where none of "
+            "those that were timed has a result.",
+        ),
     ] = False,
     workers: WorkersOption = None,
     scheduler: SchedulerOption = None,
@@ -132,3 +136,5 @@ def _tell_cost(plan, output: Path, workers) -> None:
         print(f"total            {duration(cost.seconds(number))} on {where}")
     if math.isfinite(cost.disk):
         print(f"disk             {cost.disk / 1e6:.3g} MB in {output / 'points'}")
+    if cost.timed and len(cost.failures) == cost.timed:
+        raise FitError(f"no point that was timed has a result; the first: {cost.failures[0]}")

@@ -273,10 +273,10 @@ def describe(summary: dict) -> list[str]:
     )
     data = summary["observed"]
     if data is not None:
-        bound = "<" if data["toys_above"] == 0 else "="
         out.append(
             f"data             test statistic {data['test_statistic']:.2f}; {data['toys_above']} of {data['toys']} "
-            f"toys are above: p {bound} {data['p']:.2g} (chi-squared {data['p_chi2']:.2g})"
+            f"toys are above: p = {data['p']:.2g}, 95 % interval {data['p_low_95']:.2g} to {data['p_high_95']:.2g} "
+            f"(chi-squared {data['p_chi2']:.2g})"
         )
     out += [f"problem          {text}" for text in summary["problems"]]
     return out

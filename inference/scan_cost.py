@@ -36,6 +36,8 @@ class Cost:
         point_seconds: Time of each further point; NaN where nothing was timed.
         memory: Bytes of each worker, roughly.
         disk: Bytes of all files of points; NaN where nothing was timed.
+        timed: Points that were timed.
+        failures: Why some of them have no result.
     """
 
     points: int
@@ -47,6 +49,8 @@ class Cost:
     point_seconds: float
     memory: float
     disk: float
+    timed: int
+    failures: tuple[str, ...]
 
     @property
     def left(self) -> int:
@@ -77,9 +81,10 @@ def cost_of(plan: Plan, folder: Path, tell: Tell) -> Cost:
     step = max(1, len(groups) // _WEIGHED_GROUPS)
     memory = max((task.memory(source, points[0].settings) for points in groups[::step]), default=0.0)
     some = [scan_store.path_of(folder / POINTS, key) for key in plan.keys if key in done]
-    starts, each, sizes = [], [], [path.stat().st_size for path in some[:20]]
+    starts, each, sizes, failures, timed = [], [], [path.stat().st_size for path in some[:20]], [], 0
     for points in groups[:: max(1, len(groups) // _TIMED_GROUPS)][:_TIMED_GROUPS]:
-        took = [_timed(plan, point, sizes, tell) for point in points[:2]]
+        took = [_timed(plan, point, sizes, failures, tell) for point in points[:2]]
+        timed += len(took)
         starts.append(max(0.0, took[0] - took[-1]))
         each.append(took[-1])
     return Cost(
@@ -92,11 +97,13 @@ def cost_of(plan: Plan, folder: Path, tell: Tell) -> Cost:
         point_seconds=_mean(each),
         memory=memory,
         disk=_mean(sizes) * len(plan.keys),
+        timed=timed,
+        failures=tuple(failures),
     )
 
 
-def _timed(plan: Plan, point: Point, sizes: list[int], tell: Tell) -> float:
-    """Seconds that a point takes; the size of its file is added to `sizes`."""
+def _timed(plan: Plan, point: Point, sizes: list[int], failures: list[str], tell: Tell) -> float:
+    """Seconds that a point takes; the size of its file is added to `sizes`, or why it fails to `failures`."""
     begun = time.monotonic()
     try:
         (result,) = plan.spec.task.run(plan.spec.source, [point.settings])
@@ -107,6 +114,7 @@ def _timed(plan: Plan, point: Point, sizes: list[int], tell: Tell) -> float:
         sizes.append(len(scan_store.encoded(point.key, result, {"settings": point.settings})))
     else:
         shown = ", ".join(f"{name} = {value}" for name, value in point.values.items())
+        failures.append(result)
         tell(f"the point {shown} fails: {result}")
     return seconds
 

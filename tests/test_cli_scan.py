@@ -68,6 +68,17 @@ def test_a_dry_run_plans_and_writes_nothing(run, grid, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["grid.toml"]
 
 
+def test_a_dry_run_of_which_nothing_would_come_is_code_3(run, write, tmp_path):
+    file = write('run = "waves"\nvary.x = [1, 2, 3]\nvary.trouble = ["fit", "message"]\n', "a.toml")
+    code, out, err = run("scan", file, "--dry-run", "-o", tmp_path / "out")
+    assert code == 3 and "6 (grid, 3 x 2), 0 done, 6 left" in out
+    assert "no point that was timed has a result; the first: a point of " in err
+    file = write('run = "waves"\nvary.trouble = ["fit", "none"]\nfixed.x = 1\n', "b.toml")
+    code, _, err = run("scan", file, "--dry-run", "-o", tmp_path / "out")
+    assert code == 0 and "fails: a point of fit" in err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.toml", "b.toml"]
+
+
 BAD = {
     "no file": (None, "a.toml: cannot be read"),
     "toml": ("run", "a.toml: is not TOML"),

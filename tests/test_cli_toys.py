@@ -13,6 +13,7 @@ import xarray as xr
 from diffcr.inference.cli_toys import parse_dipole
 from diffcr.inference.data import load_counts
 from diffcr.inference.fit import fit
+from scipy import stats
 
 from diffcr.errors import InputError
 
@@ -97,7 +98,9 @@ def test_toys_of_data_give_the_p_value_of_their_fit(run, tmp_path):
     assert data["toys_above"] == above and data["p"] == pytest.approx((above + 1) / 121)
     assert np.hypot(*content["dipole"]["truth"]) == pytest.approx(result.dipole.amplitude, rel=1e-6)
     assert content["configurations"][0]["events"] == pytest.approx(int(load_counts(counts).num_events.sum()))
-    assert f"of 120 toys are above: p {'<' if above == 0 else '='}" in out
+    low, high = (float(stats.binomtest(above, 120).proportion_ci(0.95)[k]) for k in (0, 1))
+    interval = f"95 % interval {low:.2g} to {high:.2g} (chi-squared "
+    assert f"of 120 toys are above: p = {(above + 1) / 121:.2g}, {interval}" in out
     # What the counts cannot tell, and what has no effect.
     for extra, words in (
         (("--events", "1e4"), "--events has no effect with inputs"),
